@@ -1,0 +1,99 @@
+"""Order: what the server asks of one device, whatever the method; plain data, no protobuf.
+
+An order names the net, the submodel (a selection), the work, what to return and how it is to be coded, and carries
+named payloads. Randomness on the device is a function of `seed` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pleat.elastic.selection import WHOLE, Selection
+
+Scalar = int | float | str | bool
+
+
+@dataclass(frozen=True, order=True)
+class OrderId:
+    """`run`: the run's name; `round`: from 1 (0: before the first); `rank`: place of the device's name in the round."""
+
+    run: str
+    round: int
+    rank: int
+
+    def __str__(self) -> str:
+        return f"{self.run}/{self.round}/{self.rank}"
+
+
+class Kind(str, Enum):
+    TRAIN = "train"  # decode, train, return the update
+    MEASURE = "measure"  # time a few steps of each selection in `nested`; no payloads back
+    EVALUATE = "evaluate"  # score the decoded submodel on the device's hold-out
+
+
+@dataclass(frozen=True)
+class NetSpec:
+    """The net by name: `factory` is "package.module:function", called with `arguments`; `digest` is its ModelMap's."""
+
+    factory: str
+    arguments: Mapping[str, Scalar]
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained. `objective` names an entry of the device's objectives, `settings` its numbers (temperature,
+    weight of distillation, proximal mu, ...). `clip`: bound on the norm of a batch's summed gradient, 0 = none."""
+
+    objective: str = "cross_entropy"
+    settings: Mapping[str, float] = field(default_factory=dict)
+    epochs: int = 1
+    batch: int = 32
+    rate: float = 0.05
+    momentum: float = 0.9
+    decay: float = 0.0
+    clip: float = 0.0
+    steps: int = 0  # MEASURE: timed steps per selection
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Coded bytes under a name ("model", "update", a mask, features, ...).
+
+    `coding`: a chain in the codec's text form, such as "bf16-delta" or "topk:0.05/lloyd:4". `version`: the published
+    model version that decoding yields (down) or that an update is relative to (up). `base`: the version it is coded
+    against, held by the device under the selection it acknowledged; -1 = none. `selection`: its own, or None for the order's.
+    """
+
+    name: str
+    coding: str
+    frame: bytes
+    version: int = 0
+    base: int = -1
+    selection: Selection | None = None
+
+
+@dataclass(frozen=True)
+class Return:
+    """What to send back: `name` ("update"), in `coding`."""
+
+    name: str
+    coding: str
+
+
+@dataclass(frozen=True)
+class Order:
+    id: OrderId
+    device: str
+    kind: Kind
+    net: NetSpec
+    selection: Selection = WHOLE
+    nested: tuple[Selection, ...] = ()  # smaller selections the objective trains along, or MEASURE's sizes; global
+    work: Work = Work()
+    payloads: tuple[Payload, ...] = ()
+    returns: tuple[Return, ...] = ()
+    seed: int = 0
+    deadline_s: float = 0.0  # seconds from receipt after which the report is of no use; 0 = none
+    memory_bytes: int = 0  # what the server predicts the training needs; the device checks its own estimate too

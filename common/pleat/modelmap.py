@@ -1,0 +1,86 @@
+"""ModelMap: what can be cut from a net, and what it costs, as plain data without torch.
+
+A *group* is a set of coupled channels that live or die together (elastic.md, "coupled channels"): the output rows of
+one layer, its norm, and the input columns of the next. Each tensor axis is a list of segments (group, repeat): channel
+c of the group stands `repeat` times in a row on that axis (a flattened C x H x W axis repeats H*W). The anonymous group
+"" has size 1 and is never cut, so an axis of fixed length n is the single segment ("", n).
+
+A *unit* is a depth unit: a residual block that may be bypassed. A group or tensor whose `unit` is set lives wholly
+inside that unit and goes with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Segment:
+    group: str
+    repeat: int = 1
+
+
+Axis = tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Coupled channels. `step`: kept counts are multiples of it (a GroupNorm's group size). A `frozen` group (model
+    input, logits, whatever cannot be traced) stays whole; `reason` says why."""
+
+    name: str
+    size: int
+    step: int = 1
+    role: Literal["hidden", "frozen"] = "hidden"
+    unit: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One parameter (or float buffer). `positions`: output positions per sample at which a weight is applied, so that
+    forward MACs = entries held x positions; 0 for biases and norms."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[Axis, ...]
+    positions: int = 0
+    unit: str = ""
+    role: Literal["weight", "buffer"] = "weight"
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One stored activation of a training step: `floats` per sample = expanded length of `axis` x `positions`."""
+
+    axis: Axis
+    positions: int
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class ModelMap:
+    """Tensors, groups and units of one net, sorted by name. Raises nothing itself: `nets/trace.py` builds and checks it."""
+
+    tensors: tuple[TensorSpec, ...]
+    groups: tuple[Group, ...]
+    units: tuple[str, ...] = ()
+    activations: tuple[Activation, ...] = ()
+
+    @cached_property
+    def group(self) -> dict[str, Group]:
+        return {g.name: g for g in self.groups}
+
+    @cached_property
+    def tensor(self) -> dict[str, TensorSpec]:
+        return {t.name: t for t in self.tensors}
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical JSON form: devices and server agree on the net exactly when these are equal."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,1 @@
+"""Recipes: a method as six choices, in TOML."""
