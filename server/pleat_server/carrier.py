@@ -6,6 +6,7 @@ Flower's `Grid` sit on top of it. A report is handed over only after it has been
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -27,6 +28,12 @@ class Desk(Protocol):
 
     def admit(self, device: str, order_id: OrderId, data: bytes) -> None:
         """Decode and check one report, given as serialised bytes. Raises RemoteError to refuse it by name."""
+
+    def settle(self, device: str, order_id: OrderId, commit: Callable[[], None]) -> bool:
+        """Call `commit` (rename into the spool, fsync) if the order is still open, and tell whether it was.
+
+        Closing a round waits for a commit under way: no report becomes durable unseen by the fold. False: return it.
+        """
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,119 @@
+"""The desk: open orders, and the check every report passes before it is acknowledged.
+
+A report is decoded once, whole, against the order it answers; only then is it durable and acknowledged, and after that
+nothing about it is rejected. Safe to call from several threads; one report is decoded at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from pleat.codec.coding import build
+from pleat.codec.transform import Context
+from pleat.errors import RemoteError, UseError
+from pleat.exchange.order import Order, OrderId, Payload
+from pleat.exchange.report import Outcome, Report
+from pleat.exchange.wire import report_from_bytes
+from pleat.modelmap import ModelMap
+from pleat.params import Sparse, Update
+from pleat_server.carrier import Verdict
+
+LARGEST_NORM = 1e6  # an update of a larger Euclidean norm is refused: no honest training step gets there
+
+
+def decode_payload(model: ModelMap, order: Order, payload: Payload) -> Update:
+    """One payload of a report, decoded in the coordinates of the order's submodel. Raises RemoteError."""
+    asked = {r.name: r.coding for r in order.returns}
+    if asked.get(payload.name) != payload.coding:
+        raise RemoteError(
+            f"report {order.id} of {order.device}: payload {payload.name!r} in {payload.coding!r}, asked for {asked}"
+        )
+    context = Context(model, order.selection, order.id.round, order.seed, _version(order))
+    update: Update = build(payload.coding).decode(payload.frame, context)
+    return update
+
+
+def _version(order: Order) -> int:
+    return order.payloads[0].version if order.payloads else 0
+
+
+def norm(update: Update) -> float:
+    """Euclidean norm over all tensors."""
+    arrays = (t.values if isinstance(t, Sparse) else t.reshape(-1) for t in update.values())
+    return float(np.sqrt(sum(float(np.dot(a, a)) for a in arrays)))
+
+
+def check_report(model: ModelMap, order: Order, device: str, data: bytes) -> Report:
+    """Decode one report whole and hold it against its order. Raises RemoteError naming the device and the fault."""
+    report = report_from_bytes(data)
+    if report.order_id != order.id or report.device != order.device or device != order.device:
+        raise RemoteError(f"report {report.order_id} of {report.device} came from {device} for order {order.id}")
+    if report.outcome is not Outcome.DONE:
+        return report
+    returned, asked = [p.name for p in report.payloads], [r.name for r in order.returns]
+    if returned != asked:
+        raise RemoteError(f"report {order.id} of {device}: payloads {returned}, asked for {asked}")
+    if asked and report.samples < 1:
+        raise RemoteError(f"report {order.id} of {device}: {report.samples} samples; at least 1 is needed to be averaged")
+    for payload in report.payloads:
+        size = norm(decode_payload(model, order, payload))
+        if not np.isfinite(size) or size > LARGEST_NORM:
+            raise RemoteError(f"report {order.id} of {device}: norm {size:.3g} of {payload.name!r} exceeds {LARGEST_NORM:g}")
+    return report
+
+
+class OrderBook:
+    """The open orders of one run; implements `carrier.Desk`.
+
+    `has` tells whether a report lies in the spool; `done` whether a closed round folded it. Both mean "already here",
+    so a device whose acknowledgement was lost is acknowledged again and nothing is counted twice.
+    """
+
+    def __init__(self, model: ModelMap, has: Callable[[OrderId], bool], done: Callable[[str, OrderId], bool]) -> None:
+        self._model = model
+        self._has = has
+        self._done = done
+        self._open: dict[OrderId, Order] = {}
+        self._lock = threading.Lock()
+        self._decoding = threading.Lock()
+
+    def open(self, orders: Iterable[Order]) -> None:
+        with self._lock:
+            self._open.update({o.id: o for o in orders})
+
+    def close(self, ids: Iterable[OrderId]) -> None:
+        """After this, nothing more becomes durable for `ids`: reports for them are returned to their devices."""
+        with self._lock:
+            for order_id in ids:
+                self._open.pop(order_id, None)
+
+    def verdict(self, device: str, order_id: OrderId) -> Verdict:
+        with self._lock:
+            order = self._open.get(order_id)
+            if self._done(device, order_id):
+                return Verdict.ALREADY
+            if order is None or order.device != device:
+                return Verdict.RETURN
+            return Verdict.ALREADY if self._has(order_id) else Verdict.TAKE
+
+    def admit(self, device: str, order_id: OrderId, data: bytes) -> None:
+        with self._lock:
+            order = self._open.get(order_id)
+        if order is None:
+            raise RemoteError(f"report {order_id} of {device}: its round is closed")
+        with self._decoding:
+            try:
+                check_report(self._model, order, device, data)
+            except UseError as error:  # a shape or name that does not fit is the device's fault here
+                raise RemoteError(f"report {order_id} of {device}: {error}") from None
+
+    def settle(self, device: str, order_id: OrderId, commit: Callable[[], None]) -> bool:
+        with self._lock:
+            order = self._open.get(order_id)
+            if order is None or order.device != device:
+                return False
+            commit()
+            return True

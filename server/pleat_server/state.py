@@ -1,0 +1,144 @@
+"""State: everything a run has learnt, as one frozen value. Saving it is a checkpoint, loading it is resuming.
+
+Nothing that decides the next round lives anywhere else: the model, the server optimiser, the averaged copy, what the
+policy and the cost fits learnt, and which published version each device holds. Order ids of rounds up to `round` are
+done; a report for one of them is acknowledged as already here or returned, never folded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pleat.codec.bf16 import from_bf16, to_bf16
+from pleat.elastic.selection import Selection
+from pleat.modelmap import ModelMap
+from pleat.params import Params
+from pleat_server.plan.devices import Table
+
+Patterns = dict[str, NDArray[np.uint16]]  # bf16 bit patterns of a published version, in global shapes
+
+KEPT_VERSIONS = 8  # published versions kept for devices that still hold them; an older base gets the full submodel
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a device acknowledged: the published version, cut by the selection it came under."""
+
+    version: int
+    selection: Selection
+
+
+@dataclass(frozen=True)
+class State:
+    run: str
+    seed: int
+    params: Params
+    round: int = 0  # rounds closed
+    velocity: Params | None = None
+    average: Params | None = None
+    published: Mapping[int, Patterns] = field(default_factory=dict)
+    holdings: Mapping[str, Holding] = field(default_factory=dict)
+    table: Table = field(default_factory=Table)
+    policy: Any = None
+    failed_rounds: int = 0
+    traffic: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # device -> bytes up, down of earlier sittings
+    loss: float | None = None  # of the model after the last closed round, on whatever data there is
+    extras: Mapping[str, Params] = field(default_factory=dict)  # named tensors of methods
+
+    @property
+    def evaluated(self) -> Params:
+        """The model that is evaluated and exported: the averaged copy where the recipe keeps one."""
+        return self.params if self.average is None else self.average
+
+
+def publish(state: State) -> State:
+    """Publish the current model as version `state.round` and forget versions that no device holds."""
+    needed = {h.version for h in state.holdings.values()}
+    kept = sorted(v for v in state.published if v in needed)[-(KEPT_VERSIONS - 1) :]
+    published = {v: state.published[v] for v in kept}
+    published[state.round] = {name: to_bf16(a) for name, a in state.params.items()}
+    return replace(state, published=published)
+
+
+def version(state: State, number: int) -> Params:
+    """The parameters of a published version, float32 in global shapes."""
+    return {name: from_bf16(a) for name, a in state.published[number].items()}
+
+
+def to_checkpoint(state: State, model: ModelMap) -> tuple[dict[str, dict[str, NDArray[Any]]], dict[str, Any]]:
+    """Arrays and JSON-able facts for `keep.checkpoint.save`."""
+    arrays: dict[str, dict[str, NDArray[Any]]] = {"params": dict(state.params)}
+    if state.velocity is not None:
+        arrays["velocity"] = dict(state.velocity)
+    if state.average is not None:
+        arrays["average"] = dict(state.average)
+    for number, patterns in state.published.items():
+        arrays[f"published.{number}"] = dict(patterns)
+    for name, tensors in state.extras.items():
+        arrays[f"extra.{name}"] = dict(tensors)
+    masks: dict[str, NDArray[Any]] = {}
+    holdings = {}
+    for device, holding in sorted(state.holdings.items()):
+        holdings[device] = {"version": holding.version, **_selection_facts(holding.selection)}
+        for tensor, mask in holding.selection.masks.items():
+            masks[f"{device}\n{tensor}"] = np.packbits(mask)
+    if masks:
+        arrays["masks"] = masks
+    facts = {
+        "run": state.run,
+        "seed": state.seed,
+        "round": state.round,
+        "model": model.digest.hex(),
+        "holdings": holdings,
+        "table": state.table.to_plain(),
+        "policy": state.policy,
+        "failed_rounds": state.failed_rounds,
+        "traffic": {k: list(v) for k, v in state.traffic.items()},
+        "loss": state.loss,
+    }
+    return arrays, facts
+
+
+def from_checkpoint(arrays: Mapping[str, Mapping[str, NDArray[Any]]], facts: Mapping[str, Any], model: ModelMap) -> State:
+    """The inverse of `to_checkpoint`."""
+    masks = arrays.get("masks", {})
+    holdings = {}
+    for device, plain in facts["holdings"].items():
+        held = {n: np.asarray(i, np.int64) for n, i in plain["kept"].items()}
+        own = {}
+        for tensor in plain["masks"]:
+            shape = model.tensor[tensor].shape
+            bits = np.unpackbits(masks[f"{device}\n{tensor}"], count=int(np.prod(shape)))
+            own[tensor] = bits.astype(np.bool_).reshape(shape)
+        holdings[device] = Holding(plain["version"], Selection(held, frozenset(plain["dropped"]), own))
+    published = {int(k.split(".", 1)[1]): dict(v) for k, v in arrays.items() if k.startswith("published.")}
+    extras = {k.split(".", 1)[1]: dict(v) for k, v in arrays.items() if k.startswith("extra.")}
+    return State(
+        run=facts["run"],
+        seed=facts["seed"],
+        params=dict(arrays["params"]),
+        round=facts["round"],
+        velocity=dict(arrays["velocity"]) if "velocity" in arrays else None,
+        average=dict(arrays["average"]) if "average" in arrays else None,
+        published=published,
+        holdings=holdings,
+        table=Table.from_plain(facts["table"]),
+        policy=facts["policy"],
+        failed_rounds=facts["failed_rounds"],
+        traffic={k: (v[0], v[1]) for k, v in facts["traffic"].items()},
+        loss=facts["loss"],
+        extras=extras,
+    )
+
+
+def _selection_facts(selection: Selection) -> dict[str, Any]:
+    return {
+        "kept": {n: i.tolist() for n, i in selection.kept.items()},
+        "dropped": sorted(selection.dropped),
+        "masks": sorted(selection.masks),
+    }
