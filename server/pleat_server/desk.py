@@ -68,17 +68,22 @@ def check_report(model: ModelMap, order: Order, device: str, data: bytes) -> Rep
 class OrderBook:
     """The open orders of one run; implements `carrier.Desk`.
 
-    `has` tells whether a report lies in the spool; `done` whether a closed round folded it. Both mean "already here",
-    so a device whose acknowledgement was lost is acknowledged again and nothing is counted twice.
+    `has` tells whether a report lies in the spool. A report there, or folded by a closed round, is "already here": a
+    device whose acknowledgement was lost is acknowledged again and nothing is counted twice.
     """
 
-    def __init__(self, model: ModelMap, has: Callable[[OrderId], bool], done: Callable[[str, OrderId], bool]) -> None:
-        self._model = model
-        self._has = has
-        self._done = done
+    def __init__(self, run: str, has: Callable[[OrderId], bool]) -> None:
+        self._run, self._has = run, has
+        self._model: ModelMap | None = None
+        self._done: Mapping[int, tuple[int, ...]] = {}
         self._open: dict[OrderId, Order] = {}
         self._lock = threading.Lock()
         self._decoding = threading.Lock()
+
+    def serve(self, model: ModelMap, done: Mapping[int, tuple[int, ...]]) -> None:
+        """From now on reports are of `model`; `done`: closed round -> ranks whose reports it contains."""
+        with self._lock:
+            self._model, self._done = model, done
 
     def open(self, orders: Iterable[Order]) -> None:
         with self._lock:
@@ -93,16 +98,15 @@ class OrderBook:
     def verdict(self, device: str, order_id: OrderId) -> Verdict:
         with self._lock:
             order = self._open.get(order_id)
-            if self._done(device, order_id):
-                return Verdict.ALREADY
-            if order is None or order.device != device:
-                return Verdict.RETURN
-            return Verdict.ALREADY if self._has(order_id) else Verdict.TAKE
+            done = order_id.run == self._run and order_id.rank in self._done.get(order_id.round, ())
+        if done or self._has(order_id):
+            return Verdict.ALREADY
+        return Verdict.RETURN if order is None or order.device != device else Verdict.TAKE
 
     def admit(self, device: str, order_id: OrderId, data: bytes) -> None:
         with self._lock:
             order = self._open.get(order_id)
-        if order is None:
+        if order is None or self._model is None:
             raise RemoteError(f"report {order_id} of {device}: its round is closed")
         with self._decoding:
             try:

@@ -45,7 +45,8 @@ class State:
     holdings: Mapping[str, Holding] = field(default_factory=dict)
     table: Table = field(default_factory=Table)
     policy: Any = None
-    failed_rounds: int = 0
+    failed_rounds: int = 0  # in a row, up to now
+    done: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # closed round -> ranks whose reports it contains
     traffic: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # device -> bytes up, down of earlier sittings
     loss: float | None = None  # of the model after the last closed round, on whatever data there is
     extras: Mapping[str, Params] = field(default_factory=dict)  # named tensors of methods
@@ -98,6 +99,7 @@ def to_checkpoint(state: State, model: ModelMap) -> tuple[dict[str, dict[str, ND
         "table": state.table.to_plain(),
         "policy": state.policy,
         "failed_rounds": state.failed_rounds,
+        "done": [[number, list(ranks)] for number, ranks in sorted(state.done.items())],
         "traffic": {k: list(v) for k, v in state.traffic.items()},
         "loss": state.loss,
     }
@@ -130,6 +132,7 @@ def from_checkpoint(arrays: Mapping[str, Mapping[str, NDArray[Any]]], facts: Map
         table=Table.from_plain(facts["table"]),
         policy=facts["policy"],
         failed_rounds=facts["failed_rounds"],
+        done={number: tuple(ranks) for number, ranks in facts["done"]},
         traffic={k: (v[0], v[1]) for k, v in facts["traffic"].items()},
         loss=facts["loss"],
         extras=extras,

@@ -1,0 +1,255 @@
+"""Wiring: from a configuration to a running, resumable run; the one place that knows every part by name.
+
+A run's folder holds run.json, recipe.json, journal.jsonl, checkpoint/, spool/, and at the end model.safetensors (the
+evaluated copy), summary.json and plot.png. Whatever stops a run, the folder is enough to go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from safetensors.numpy import save as to_safetensors
+
+from pleat import shard as shards
+from pleat.disk import write_atomic
+from pleat.errors import UseError
+from pleat.exchange.report import Budgets
+from pleat.modelmap import ModelMap
+from pleat.nets.build import initial, spec
+from pleat.nets.trace import model_map
+from pleat.params import count
+from pleat.recipes import recipe as recipes
+from pleat.recipes.recipe import Recipe
+from pleat.shard import Shard
+from pleat_server.carrier import Carrier
+from pleat_server.config import RunConfig
+from pleat_server.desk import OrderBook
+from pleat_server.evaluate import Evaluator
+from pleat_server.fleet import Fleet
+from pleat_server.keep import checkpoint
+from pleat_server.keep.history import History
+from pleat_server.keep.journal import Journal
+from pleat_server.keep.spool import Spool
+from pleat_server.link.servicer import GrpcCarrier
+from pleat_server.link.tls import server_tls
+from pleat_server.loop import Keep, Loop, Watch, reopen
+from pleat_server.plan.catalogue import catalogue
+from pleat_server.round import Setup
+from pleat_server.simulate.grid import InProcess, VirtualDevice
+from pleat_server.state import State, from_checkpoint
+
+
+def read_recipe(config: RunConfig) -> Recipe:
+    """The recipe as this run uses it: the named one, as it applies to the net, with the run's own settings on top."""
+    overrides = {k: dict(v) if isinstance(v, dict) else v for k, v in config.overrides.items()}
+    if config.policy:
+        overrides["plan"] = {**overrides.get("plan", {}), "policy": config.policy}
+    if config.least:
+        overrides["server"] = {**overrides.get("server", {}), "least": config.least}
+    return recipes.load(config.recipe, model=config.model, overrides=overrides)
+
+
+def set_up(config: RunConfig, recipe: Recipe, input_shape: tuple[int, ...], classes: int) -> Setup:
+    """Net, map and catalogue of a run. Raises UseError for an unknown net or a recipe that does not fit it."""
+    net = spec(config.model, input_shape, classes)
+    model = model_map(net)
+    return Setup(model, net, recipe, catalogue(model, recipe, config.seed))
+
+
+def serve(config: RunConfig, watch: Watch = lambda event: None) -> dict[str, Any]:
+    """A new run over the gRPC link, to its end; returns the summary. Raises UseError if the folder holds a run already."""
+    if (config.folder / "run.json").exists():
+        raise UseError(f"{config.folder} holds a run already; go on with `pleat resume {config.folder}`, or name another")
+    recipe = read_recipe(config)
+    test = shards.read(config.data) if config.data else None
+    config.folder.mkdir(parents=True, exist_ok=True)
+    return _serve(config, recipe, test, watch)
+
+
+def resume(folder: Path, watch: Watch = lambda event: None, rounds: int = 0) -> dict[str, Any]:
+    """Go on with the run in `folder` from its last good checkpoint, at the address it had; `rounds`: a new total."""
+    config = RunConfig.load(folder)
+    config = replace(config, rounds=rounds or config.rounds)
+    test = shards.read(config.data) if config.data else None
+    return _serve(config, read_recipe(config), test, watch)
+
+
+def _serve(config: RunConfig, recipe: Recipe, test: Shard | None, watch: Watch) -> dict[str, Any]:
+    run = config.folder.name
+    spool = Spool(config.folder / "spool")
+    book = OrderBook(run, spool.has)
+    tls = server_tls(config.cert, config.key, config.ca)
+    prepared = _prepare(config, recipe, test, spool, book, watch) if config.input_shape or test else None
+    carrier = GrpcCarrier(config.listen, spool, book, run, tls=tls, insecure=config.insecure)
+    address = carrier.start()
+    try:
+        watch({"event": "listening", "address": address, "folder": str(config.folder)})
+        if prepared is None:
+            shape, classes = _ask_devices(carrier, recipe.server.least, watch)
+            config = replace(config, input_shape=shape, classes=classes)
+            prepared = _prepare(config, recipe, test, spool, book, watch)
+        return _finish(config, prepared(carrier), watch)
+    finally:
+        carrier.close()
+
+
+def _prepare(
+    config: RunConfig, recipe: Recipe, test: Shard | None, spool: Spool, book: OrderBook, watch: Watch
+) -> Callable[[Carrier], Loop]:
+    """Everything of a run but its carrier. Orders of an interrupted round are open before a device can connect."""
+    shape = config.input_shape or (tuple(test.x.shape[1:]) if test else ())
+    classes = config.classes or (int(test.y.max()) + 1 if test else 0)
+    setup = set_up(config, recipe, shape, classes)
+    evaluator = Evaluator(setup.net, setup.model, test, where=str(config.data)) if test else None
+    if not (config.folder / "run.json").exists():
+        replace(config, input_shape=shape, classes=classes).save()
+    keep = Keep(config.folder, spool, Journal(config.folder / "journal.jsonl"))
+    state = restore(setup, config, keep, watch)
+    fleet = Fleet(setup, History(config.folder / "devices.sqlite"))
+    reopen(setup, state, keep, book)
+    return lambda carrier: Loop(setup, fleet, carrier, book, keep, state, evaluator, watch)
+
+
+def _ask_devices(carrier: Carrier, least: int, watch: Watch) -> tuple[tuple[int, ...], int]:
+    """Sample shape and number of classes from the hellos of the first `least` devices (and of any already there)."""
+    watch({"event": "notice", "text": f"no --data: waiting for {least} device(s) to tell the shape of their samples"})
+    while len(carrier.devices()) < least:
+        carrier.poll(0.5)
+    profiles = [d.profile for d in carrier.devices().values()]
+    shapes = {p.input_shape for p in profiles}
+    if len(shapes) != 1:
+        raise UseError(f"devices hold samples of different shapes {sorted(shapes)}; give --input-shape and --classes")
+    return shapes.pop(), max(p.classes for p in profiles)
+
+
+def restore(setup: Setup, config: RunConfig, keep: Keep, watch: Watch) -> State:
+    """The state of the newest good checkpoint, with the journal brought to the same round; a new state if there is none."""
+    run = config.folder.name
+    if not any(keep.checkpoints.glob("*")) if keep.checkpoints.is_dir() else True:
+        return begin(setup, run, config.seed)
+    number, arrays, facts, notes = checkpoint.load(keep.checkpoints)
+    for note in notes:
+        watch({"event": "notice", "text": note})
+    if facts["model"] != setup.model.digest.hex():
+        raise UseError(f"checkpoint {number} in {keep.checkpoints} is of another net than {config.model!r}")
+    state = from_checkpoint(arrays, facts, setup.model)
+    keep.journal.rewind(number)
+    lines = Journal.read(keep.journal.path)
+    if facts.get("line") and (not lines or lines[-1]["round"] < number):
+        keep.journal.append(facts["line"])
+    watch({"event": "resumed", "round": number})
+    return state
+
+
+def begin(setup: Setup, run: str, seed: int) -> State:
+    """The state before the first round."""
+    params = initial(setup.net, seed)
+    average = params if setup.recipe.server.average else None
+    return State(run=run, seed=seed, params=params, average=average)
+
+
+def simulate(
+    config: RunConfig,
+    devices: Sequence[VirtualDevice],
+    test: Shard | None,
+    watch: Watch = lambda event: None,
+    step: Callable[[str], None] = lambda name: None,
+) -> dict[str, Any]:
+    """The same strategy and device task in one process, no virtual clock; goes on where the folder's run stopped."""
+    recipe = read_recipe(config)
+    if not config.input_shape:
+        shape = tuple(devices[0].shard.x.shape[1:])
+        classes = 1 + max(int(d.shard.y.max()) for d in devices)
+        config = replace(config, input_shape=shape, classes=max(classes, int(test.y.max()) + 1 if test else 0))
+    config.folder.mkdir(parents=True, exist_ok=True)
+    spool = Spool(config.folder / "spool")
+    book = OrderBook(config.folder.name, spool.has)
+    start = _prepare(config, recipe, test, spool, book, watch)
+    loop = start(InProcess(devices, spool, book, step))
+    loop.step = step
+    return _finish(config, loop, watch)
+
+
+def virtual_devices(
+    shards_: Iterable[Shard], budgets: Iterable[Budgets] | None = None, holdout: float = 0.0, seed: int = 0
+) -> list[VirtualDevice]:
+    """Simulated devices, one a shard, named device-000 and on; `holdout`: share each keeps back to score models on."""
+    limits = list(budgets or [])
+    out = []
+    for number, part in enumerate(shards_):
+        train, held = shards.split_holdout(part, holdout, seed + number) if holdout else (part, None)
+        limit = limits[number] if number < len(limits) else Budgets()
+        out.append(VirtualDevice(f"device-{number:03d}", train, held, limit))
+    return out
+
+
+def _finish(config: RunConfig, loop: Loop, watch: Watch) -> dict[str, Any]:
+    started = time.monotonic()
+    try:
+        state = loop.run(config.rounds)
+    finally:
+        loop.fleet.close()
+    export(loop.setup, state, config.folder)
+    summary = summarise(config, loop.setup.model, state, Journal.read(loop.keep.journal.path), time.monotonic() - started)
+    write_atomic(config.folder / "summary.json", msgspec.json.format(msgspec.json.encode(summary), indent=2))
+    watch({"event": "done", **summary})
+    return summary
+
+
+def export(setup: Setup, state: State, folder: Path) -> Path:
+    """Write the evaluated copy as model.safetensors; the net's name and arguments stand in its metadata."""
+    about = {
+        "factory": setup.net.factory,
+        "arguments": msgspec.json.encode(dict(setup.net.arguments)).decode(),
+        "recipe": setup.recipe.name,
+        "round": str(state.round),
+    }
+    path = folder / "model.safetensors"
+    write_atomic(path, to_safetensors(dict(state.evaluated), metadata=about))
+    return path
+
+
+def summarise(config: RunConfig, model: ModelMap, state: State, lines: list[dict[str, Any]], wall_s: float) -> dict[str, Any]:
+    """What came of a run. `dense_bytes_*`: what float32 FedAvg of the same rounds and participants moves at least."""
+    last = lines[-1] if lines else {}
+    reports = sum(1 for line in lines for d in line["devices"] if d["outcome"] == "done")
+    orders = sum(len(line["devices"]) for line in lines)
+    dense = 4 * count(state.params)
+    names = sorted({d["name"] for line in lines for d in line["devices"]})
+    return {
+        "run": state.run,
+        "folder": str(config.folder),
+        "recipe": config.recipe,
+        "model": config.model,
+        "seed": config.seed,
+        "policy": read_recipe(config).plan.policy,
+        "rounds": state.round,
+        "accuracy": last.get("accuracy"),
+        "accuracy_by_size": last.get("accuracy_by_size", {}),
+        "loss": last.get("loss"),
+        "wall_s": wall_s,
+        "bytes_up": sum(line["bytes_up"] for line in lines),
+        "bytes_down": sum(line["bytes_down"] for line in lines),
+        "dense_bytes_up": dense * reports,
+        "dense_bytes_down": dense * orders,
+        "parameters": count(state.params),
+        "devices": [_of_device(name, lines) for name in names],
+    }
+
+
+def _of_device(name: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    own = [d for line in lines for d in line["devices"] if d["name"] == name]
+    peaks = [d["peak_bytes"] for d in own if d.get("peak_bytes")]
+    return {
+        "name": name,
+        "peak_bytes": max(peaks, default=None),
+        "train_s": sum(d["seconds"]["train"] for d in own if "seconds" in d),
+        "submodel": own[-1]["width"],
+        "rounds": sum(1 for d in own if d["outcome"] == "done"),
+    }
+

@@ -1,0 +1,257 @@
+"""The loop: rounds, deadlines, resuming. It owns the one State and is the only caller of the keepers.
+
+A round is: decide (or read the decisions that an interrupted sitting wrote) -> orders -> wait for quorum or deadline ->
+fold the spool -> close -> checkpoint -> journal -> drop the spool. Each step may be the last one before a crash:
+decisions are durable before the first order, reports before their acknowledgement, and the checkpoint carries the
+journal line, so that resuming repeats nothing that counted and forgets nothing that was acknowledged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from pleat.elastic.selection import Selection
+from pleat.errors import Fatal
+from pleat.exchange.order import Order
+from pleat.params import Params
+from pleat_server import round as rounds
+from pleat_server.carrier import Carrier, Event, Joined, Left, Pulse, Rejected, Reported
+from pleat_server.desk import OrderBook
+from pleat_server.fleet import Fleet
+from pleat_server.keep import checkpoint
+from pleat_server.keep.journal import Journal
+from pleat_server.keep.spool import Spool
+from pleat_server.record import journal_line
+from pleat_server.round import Decisions, Setup
+from pleat_server.state import State, to_checkpoint
+
+Watch = Callable[[dict[str, Any]], None]
+
+FAILED_IN_A_ROW = 3  # rounds without one accepted report after which the run ends with an error
+DEADLINE_LEAST_S = 30.0  # however fast the plan thinks a round is, a device gets this long
+DEADLINE_FACTOR = 4.0  # times the predicted seconds of the slowest device
+NOTICE_EVERY_S = 30.0
+
+
+class Evaluator(Protocol):
+    """Scores a submodel on the server's own data: (correct, scored, summed loss)."""
+
+    def __call__(self, params: Params, selection: Selection) -> tuple[int, int, float]: ...
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where a run is kept."""
+
+    folder: Path
+    spool: Spool
+    journal: Journal
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoint"
+
+
+@dataclass
+class Loop:
+    """`step` is called with the name of each durable step just before it is taken; tests stop the server there."""
+
+    setup: Setup
+    fleet: Fleet
+    carrier: Carrier
+    book: OrderBook
+    keep: Keep
+    state: State
+    evaluate: Evaluator | None = None
+    watch: Watch = lambda event: None
+    clock: Callable[[], float] = time.monotonic
+    step: Callable[[str], None] = lambda name: None
+
+    def run(self, total: int) -> State:
+        """Close rounds until `total` are closed. Raises Fatal after FAILED_IN_A_ROW rounds in which nothing was accepted."""
+        while self.state.round < total:
+            self.one()
+            if self.state.failed_rounds >= FAILED_IN_A_ROW:
+                raise Fatal(
+                    f"run {self.state.run}: no report was accepted in {FAILED_IN_A_ROW} rounds in a row; the model is "
+                    f"unchanged since round {self.state.round - FAILED_IN_A_ROW}. See `pleat devices` and the journal, "
+                    f"then type `pleat resume {self.keep.folder}`"
+                )
+        return self.state
+
+    def one(self) -> None:
+        """One round, from decisions to a dropped spool."""
+        started, before = self.clock(), self._bytes()
+        decisions = self._decisions()
+        published = rounds.publication(self.setup, self.state)
+        asked = rounds.orders(self.setup, published, decisions)
+        self.watch({"event": "round_started", "round": decisions.round, "devices": dict(decisions.rows)})
+        rejected = self._collect(asked, self._deadline(decisions))
+        self.step("fold")
+        ids = self.keep.spool.ids(self.state.run, decisions.round)
+        folded = rounds.fold(self.setup, asked, self.keep.spool.read, ids)
+        values = self.fleet.values(self.setup, folded, self.keep.spool.read)
+        closed = rounds.advance(self.setup, replace(published, table=self.state.table), folded)
+        scores = self._scores(closed, folded)
+        closed = self.fleet.learn(self.setup, closed, decisions, folded, values, scores.get("loss"))
+        moved = {d: tuple(n - m for n, m in zip(now, before.get(d, (0, 0)), strict=True)) for d, now in self._bytes().items()}
+        line = journal_line(
+            self.setup, decisions, folded, scores, moved, values, rejected, [o for o in asked if o.id not in set(ids)],
+            seconds=self.clock() - started,
+        )
+        self._close(replace(closed, traffic=_summed(closed.traffic, moved)), line)
+
+    def _close(self, state: State, line: dict[str, Any]) -> None:
+        self.step("checkpoint")
+        arrays, facts = to_checkpoint(state, self.setup.model)
+        checkpoint.save(self.keep.checkpoints, state.round, arrays, {**facts, "line": line})
+        self.state = state
+        self.book.serve(self.setup.model, state.done)
+        self.step("journal")
+        self.keep.journal.append(line)
+        self.step("drop")
+        self.keep.spool.drop(state.run, state.round)
+        self.watch({"event": "round", **line})
+
+    def _decisions(self) -> Decisions:
+        """What an interrupted sitting decided for this round, else a new decision, made durable before it is acted on."""
+        number = self.state.round + 1
+        kept = self.keep.spool.read_plan(self.state.run, number)
+        if kept is not None:
+            return Decisions.from_plain(msgspec.json.decode(kept))
+        while True:
+            cohort = self._gather(number)
+            decisions = self.fleet.decide(self.setup, self.state, number, cohort)
+            for device, reason in decisions.idle.items():
+                self.carrier.notify(device, reason)
+            if decisions.rows:
+                break
+            self._notice(f"round {number}: no device can take part; " + "; ".join(f"{d}: {r}" for d, r in decisions.idle.items()))
+            self._pump(1.0)
+        self.step("plan")
+        self.keep.spool.write_plan(self.state.run, number, msgspec.json.encode(decisions.to_plain()))
+        return decisions
+
+    def _gather(self, number: int) -> list[str]:
+        """Wait until enough devices are connected and measured; the cohort of this round, a function of seed and round."""
+        least = self.setup.recipe.server.least
+        told = self.clock() - NOTICE_EVERY_S
+        while True:
+            self._pump(0.0)
+            here = sorted(self.carrier.devices())
+            waiting = self._measure(here)
+            if len(here) >= least and not waiting:
+                return self.fleet.cohort(self.setup, self.state, number, here)
+            if self.clock() - told >= NOTICE_EVERY_S:
+                told = self.clock()
+                missing = f"{len(here)} of {least} devices connected" if len(here) < least else f"measuring {', '.join(waiting)}"
+                self._notice(f"round {number}: waiting: {missing}")
+            self._pump(0.5)
+
+    def _notice(self, text: str) -> None:
+        self.watch({"event": "notice", "text": text})
+
+    def _measure(self, here: list[str]) -> list[str]:
+        """Ask connected devices that were never timed to time a few steps; who still has to answer, within patience."""
+        fresh = self.fleet.unmeasured(self.setup, self.state, here, self.clock())
+        self.book.open(fresh)
+        for order in fresh:
+            self.carrier.send(order)
+        return self.fleet.measuring(here, self.clock())
+
+    def _deadline(self, decisions: Decisions) -> float:
+        fixed = self.setup.recipe.server.deadline_s
+        slowest = max(decisions.predicted_s.values(), default=0.0)
+        return fixed or max(DEADLINE_LEAST_S, DEADLINE_FACTOR * slowest)
+
+    def _collect(self, asked: list[Order], deadline_s: float) -> list[dict[str, str]]:
+        """Send, and wait for quorum or deadline. After this returns nothing more becomes durable for this round."""
+        waiting = {o.id: o for o in asked if not self.keep.spool.has(o.id)}
+        enough = len(asked) - max(1, round(self.setup.recipe.server.quorum * len(asked)))
+        until, rejected = self.clock() + deadline_s, list[dict[str, str]]()
+        self.book.open(asked)
+        for order in waiting.values():
+            self.carrier.send(order)
+        while len(waiting) > enough and (left := until - self.clock()) > 0:
+            for event in self._pump(min(left, 0.5)):
+                if isinstance(event, Reported):
+                    waiting.pop(event.order_id, None)
+                elif isinstance(event, Rejected):
+                    rejected.append({"device": event.device, "reason": event.reason})
+                    if event.order_id is not None:
+                        waiting.pop(event.order_id, None)
+                elif isinstance(event, Joined):
+                    for order in [o for o in waiting.values() if o.device == event.device]:
+                        self.carrier.send(order)
+        self.book.close(o.id for o in asked)
+        for order_id in waiting:
+            self.carrier.cancel(order_id)
+        return rejected
+
+    def _pump(self, timeout_s: float) -> list[Event]:
+        """Events since the last call; the device table learns from each."""
+        events = self.carrier.poll(timeout_s)
+        for event in events:
+            if isinstance(event, Reported) and event.order_id.round == 0:
+                self.state = self.fleet.measured(self.state, self.setup, event, self.keep.spool)
+                self.book.close([event.order_id])
+                continue
+            self.state = self.fleet.heard(self.state, event)
+            self._tell(event)
+        return events
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Joined):
+            self.watch({"event": "joined", "device": event.device, "address": event.address})
+        elif isinstance(event, Left):
+            self.watch({"event": "left", "device": event.device, "reason": event.reason})
+        elif isinstance(event, Reported):
+            self.watch({"event": "report", "device": event.device, "round": event.order_id.round, "bytes": event.nbytes})
+        elif isinstance(event, Rejected):
+            self._notice(f"{event.device}: {event.reason}")
+        elif isinstance(event, Pulse):
+            self.watch({"event": "pulse", "device": event.device, "state": event.heartbeat.state})
+
+    def _bytes(self) -> Mapping[str, tuple[int, int]]:
+        return {device: (t.up, t.down) for device, t in self.carrier.traffic().items()}
+
+    def _scores(self, state: State, folded: rounds.Folded) -> dict[str, Any]:
+        """Accuracy and loss of the evaluated copy, at full size and at every offered size, or by the devices' hold-outs."""
+        if self.evaluate is None:
+            return _by_devices(folded)
+        sizes: dict[str, float] = {}
+        out: dict[str, Any] = {"accuracy_by_size": sizes}
+        for width, selection in self.setup.sizes.items():
+            correct, scored, loss = self.evaluate(state.evaluated, selection)
+            sizes[f"{width:g}"] = correct / scored
+            if selection.is_whole:
+                out |= {"accuracy": correct / scored, "loss": loss / scored}
+        return out
+
+
+def reopen(setup: Setup, state: State, keep: Keep, book: OrderBook) -> None:
+    """Before any device can connect: the orders of an interrupted round are open, and what closed rounds contain is known."""
+    book.serve(setup.model, state.done)
+    kept = keep.spool.read_plan(state.run, state.round + 1)
+    if kept is not None:
+        decisions = Decisions.from_plain(msgspec.json.decode(kept))
+        book.open(rounds.orders(setup, rounds.publication(setup, state), decisions))
+
+
+def _by_devices(folded: rounds.Folded) -> dict[str, Any]:
+    """Scores of the submodels as the devices received them, before training: the model of the round before."""
+    metrics = [r.metrics for _, r in folded.accepted if r.metrics.get("scored")]
+    scored = sum(m["scored"] for m in metrics)
+    if not scored:
+        return {}
+    return {"accuracy": sum(m["correct"] for m in metrics) / scored, "loss": sum(m.get("scored_loss", 0.0) for m in metrics) / scored}
+
+
+def _summed(old: Mapping[str, tuple[int, int]], new: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    return {d: (old.get(d, (0, 0))[0] + new.get(d, (0, 0))[0], old.get(d, (0, 0))[1] + new.get(d, (0, 0))[1]) for d in {*old, *new}}

@@ -1,0 +1,250 @@
+"""One round, pure: decide who trains what, write the orders, fold the reports, close. No sockets, clock or disk.
+
+    decide -> orders -> (carrier) -> fold -> close
+
+`decide` asks the policy; `orders` depends on the state and the decisions alone, so that a resumed round sends the same
+bytes; `fold` reads reports one at a time in the order of their ids, so memory does not grow with them; `close` is the
+only place where the state changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pleat.codec.coding import build, uses_base
+from pleat.codec.transform import Context
+from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.fold import Fold
+from pleat.elastic.selection import Selection, compose, embed, extract, make
+from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Work
+from pleat.exchange.report import Outcome, Report
+from pleat.exchange.wire import report_from_bytes
+from pleat.modelmap import ModelMap
+from pleat.params import Params, Update, dense
+from pleat.recipes.recipe import Recipe
+from pleat_server.desk import decode_payload
+from pleat_server.plan.catalogue import Row
+from pleat_server.state import Holding, State, publish, version
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What stays the same for a whole run."""
+
+    model: ModelMap
+    net: NetSpec
+    recipe: Recipe
+    rows: tuple[Row, ...]
+
+    @property
+    def sizes(self) -> dict[float, Selection]:
+        """Offered width -> its selection, largest first: what the global model is scored at."""
+        return {row.width: row.selection for row in sorted(self.rows, key=lambda r: (-r.width, r.index))}
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Who trains which row of the catalogue in one round, and why; plain data, kept so that a resumed round repeats it."""
+
+    round: int
+    rows: Mapping[str, int]  # device -> row index
+    idle: Mapping[str, str]  # device -> why it has nothing to do
+    predicted_s: Mapping[str, float]
+    policy: Any  # the policy's state after choosing
+    diagnostics: Mapping[str, Any]
+
+    def to_plain(self) -> dict[str, Any]:
+        return {f: getattr(self, f) for f in self.__dataclass_fields__}
+
+    @staticmethod
+    def from_plain(plain: Mapping[str, Any]) -> Decisions:
+        return Decisions(**plain)
+
+
+def seed_of(seed: int, *what: object) -> int:
+    """A 63-bit seed that is a function of its arguments alone."""
+    text = "/".join(str(w) for w in (seed, *what))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def publication(setup: Setup, state: State) -> State:
+    """The state with its current model published, where the downlink codes against earlier versions."""
+    return publish(state) if any(uses_base(r.down) for r in setup.rows) else state
+
+
+def orders(setup: Setup, state: State, decisions: Decisions) -> list[Order]:
+    """The orders of one round, ranked by device name; a frame is coded once per distinct selection and base."""
+    frames: dict[tuple[bytes, int, bytes, str], bytes] = {}
+    out = []
+    for rank, device in enumerate(sorted(decisions.rows)):
+        row = setup.rows[decisions.rows[device]]
+        selection = selection_of(setup, state, row, device, decisions.round)
+        out.append(
+            Order(
+                id=OrderId(state.run, decisions.round, rank),
+                device=device,
+                kind=Kind.TRAIN,
+                net=setup.net,
+                selection=selection,
+                nested=tuple(compose(setup.model, n, selection) for n in row.nested),
+                work=work_of(setup.recipe),
+                payloads=(_model_payload(setup, state, selection, device, row.down, decisions.round, frames),),
+                returns=(Return(setup.recipe.returns.payload, row.up),),
+                seed=seed_of(state.seed, "train", decisions.round, device),
+                memory_bytes=row.memory_bytes,
+            )
+        )
+    return out
+
+
+def selection_of(setup: Setup, state: State, row: Row, device: str, number: int) -> Selection:
+    """The row's own selection, or a fresh draw where the recipe redraws each round."""
+    rule = setup.recipe.rule
+    if not rule.redraw or row.width == 1:
+        return row.selection
+    return choose(rule.chooser, setup.model, row.width, Draw(state.seed, number, device, state.params))
+
+
+def work_of(recipe: Recipe) -> Work:
+    t = recipe.training
+    return Work(
+        objective=recipe.objective.name,
+        settings=recipe.objective.settings,
+        epochs=t.epochs,
+        batch=t.batch,
+        rate=t.rate,
+        momentum=t.momentum,
+        decay=t.decay,
+        clip=t.clip,
+    )
+
+
+def _model_payload(
+    setup: Setup,
+    state: State,
+    selection: Selection,
+    device: str,
+    coding: str,
+    number: int,
+    frames: dict[tuple[bytes, int, bytes, str], bytes],
+) -> Payload:
+    holding = state.holdings.get(device)
+    known = holding is not None and uses_base(coding) and holding.version in state.published
+    base_version = holding.version if holding and known else -1
+    key = (selection.digest, base_version, holding.selection.digest if holding and known else b"", coding)
+    if key not in frames:
+        base = held_base(setup.model, state, holding, selection) if holding and known else None
+        context = Context(setup.model, selection, number, 0, state.round, base)
+        transform = build(coding)
+        frames[key], _ = transform.encode(
+            extract(setup.model, selection, state.params), transform.init(context), context
+        )
+    return Payload("model", coding, frames[key], version=state.round, base=base_version)
+
+
+def held_base(model: ModelMap, state: State, holding: Holding, selection: Selection) -> Params:
+    """What the device can build of `selection` from what it holds: its published version, 0 where it held nothing."""
+    published = version(state, holding.version)
+    own = dense(embed(model, holding.selection, extract(model, holding.selection, published)))
+    return extract(model, selection, own)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What came of a round's reports: the fold, the reports that count, and those that carried no update."""
+
+    fold: Fold
+    accepted: tuple[tuple[Order, Report], ...]
+    empty: tuple[tuple[Order, Report], ...]
+
+
+def fold(setup: Setup, asked: Iterable[Order], read: Callable[[OrderId], bytes], ids: Iterable[OrderId]) -> Folded:
+    """Fold the reports `ids` in id order. They have passed the desk, so nothing is rejected here."""
+    by_id = {o.id: o for o in asked}
+    total, accepted, empty = Fold(setup.model), [], []
+    for order_id in sorted(ids):
+        order, report = by_id[order_id], report_from_bytes(read(order_id))
+        if report.outcome is Outcome.DONE:
+            update = decode_payload(setup.model, order, report.payloads[0])
+            total.add(update, counted(setup, order, report), weight_of(setup.recipe, report))
+        light = replace(report, payloads=())
+        (accepted if report.outcome is Outcome.DONE else empty).append((order, light))
+    return Folded(total, tuple(accepted), tuple(empty))
+
+
+def weight_of(recipe: Recipe, report: Report) -> float:
+    return float(report.samples) if recipe.fold.weights == "samples" else 1.0
+
+
+def counted(setup: Setup, order: Order, report: Report) -> Selection:
+    """Where an update counts: the order's selection, less the rows of classes the device has no sample of."""
+    return order.selection
+
+
+def updates(
+    setup: Setup, folded: Folded, read: Callable[[OrderId], bytes]
+) -> Iterable[tuple[str, Update, Selection, float]]:
+    """The accepted updates once more, one at a time, in global coordinates: for data value."""
+    for order, light in folded.accepted:
+        report = report_from_bytes(read(order.id))
+        update = decode_payload(setup.model, order, report.payloads[0])
+        yield order.device, update, order.selection, weight_of(setup.recipe, light)
+
+
+def advance(setup: Setup, state: State, folded: Folded) -> State:
+    """The model after the round: fill, server momentum, averaged copy; and what each device now holds.
+
+    v = m v + step; params += rate v (recipe.md, "sm"); average = d average + (1 - d) params, started at the first model.
+    Where nothing was accepted the model keeps every value and the round counts as failed.
+    """
+    number = state.round + 1
+    if not folded.accepted:
+        return replace(state, round=number, failed_rounds=state.failed_rounds + 1)
+    recipe = setup.recipe
+    if recipe.fold.fill == "zero":
+        step = folded.fold.zero_fill(state.params)
+    else:
+        step = folded.fold.finish(recipe.fold.exponent)
+    velocity = None
+    if recipe.server.momentum:
+        old = state.velocity or {name: np.zeros_like(a) for name, a in state.params.items()}
+        velocity = {n: (recipe.server.momentum * old[n].astype(np.float64) + step[n]).astype(np.float32) for n in step}
+    moved = velocity if velocity is not None else step
+    params = {
+        n: (a.astype(np.float64) + recipe.server.rate * moved[n].astype(np.float64)).astype(np.float32)
+        for n, a in state.params.items()
+    }
+    holdings = dict(state.holdings)
+    for order, report in (*folded.accepted, *folded.empty):
+        if report.outcome is Outcome.DONE and order.payloads:
+            holdings[order.device] = Holding(order.payloads[0].version, order.selection)
+        elif report.outcome is Outcome.REFUSED:
+            holdings.pop(order.device, None)
+    return replace(
+        state,
+        round=number,
+        params=params,
+        velocity=velocity,
+        average=_averaged(state.average, params, recipe.server.average),
+        holdings=holdings,
+        failed_rounds=0,
+        done={**state.done, number: tuple(o.id.rank for o, _ in (*folded.accepted, *folded.empty))},
+    )
+
+
+def _averaged(average: Params | None, params: Params, decay: float) -> Params | None:
+    if not decay:
+        return None
+    if average is None:
+        return params
+    return {n: (decay * average[n].astype(np.float64) + (1 - decay) * a).astype(np.float32) for n, a in params.items()}
+
+
+def without_rows(model: ModelMap, group: str, labels: Iterable[int]) -> Selection:
+    """A selection that keeps only the given channels of `group`; used for coverage alone, never to cut a net."""
+    return make(model, {group: sorted(labels)})

@@ -1,0 +1,157 @@
+"""Flower's face: `ElasticStrategy`, a `flwr.serverapp.strategy.Strategy` whose rounds are pleat's.
+
+    strategy = ElasticStrategy("elastic", "mlp", input_shape=(1, 8, 8), classes=10, folder=Path("runs/mine"))
+    strategy.start(grid, num_rounds=30)
+
+On a `FleetGrid` `start` runs pleat's own loop: checkpoints, resuming, deadlines, spool. `configure_train` and
+`aggregate_train` are the same round functions for whoever drives a strategy by hand, on any grid whose nodes run
+pleat's device task; what a reply carries is a report or the handle of a spooled one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from pleat.errors import LocalError, UseError
+from pleat.exchange.order import Order, OrderId
+from pleat.exchange.wire import order_to_bytes
+from pleat.shard import Shard
+from pleat_server import round as rounds
+from pleat_server.app import begin, read_recipe, restore, set_up
+from pleat_server.config import RunConfig
+from pleat_server.evaluate import Evaluator
+from pleat_server.fleet import Fleet
+from pleat_server.keep.history import History
+from pleat_server.keep.journal import Journal
+from pleat_server.link.grid import RECORD, FleetGrid, from_arrays, node_id_of, to_arrays
+from pleat_server.loop import Keep, Loop, Watch, reopen
+from pleat_server.state import State
+
+
+class ElasticStrategy(Strategy):
+    """pleat's method as a Flower strategy. `recipe`, `model`, `seed`, `overrides` as in `RunConfig`; `test`: server data.
+
+    Raises UseError for an unknown recipe, net or key.
+    """
+
+    def __init__(
+        self,
+        recipe: str,
+        model: str,
+        *,
+        input_shape: tuple[int, ...],
+        classes: int,
+        folder: Path,
+        seed: int = 0,
+        overrides: dict[str, Any] | None = None,
+        test: Shard | None = None,
+        watch: Watch = lambda event: None,
+    ) -> None:
+        self.config = RunConfig(
+            recipe, model, folder, seed=seed, overrides=overrides or {}, input_shape=input_shape, classes=classes
+        )
+        self.setup = set_up(self.config, read_recipe(self.config), input_shape, classes)
+        self._evaluate = Evaluator(self.setup.net, self.setup.model, test) if test else None
+        self._watch = watch
+        folder.mkdir(parents=True, exist_ok=True)
+        self._fleet = Fleet(self.setup, History(folder / "devices.sqlite"))
+        self.state: State = begin(self.setup, folder.name, seed)
+        self._asked: list[Order] = []
+        self._decided: rounds.Decisions | None = None
+        self._read: Callable[[OrderId], bytes] | None = None
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run, or go on, until `num_rounds` rounds are closed. On a grid that is not pleat's, Flower's own loop runs.
+
+        `timeout`: seconds a round may take. `initial_arrays` replace the seeded initial model of a fresh run.
+        """
+        if not isinstance(grid, FleetGrid):
+            arrays = initial_arrays if initial_arrays is not None else to_arrays(self.state.params)
+            return super().start(grid, arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
+        keep = Keep(self.config.folder, grid.spool, Journal(self.config.folder / "journal.jsonl"))
+        state = restore(self.setup, self.config, keep, self._watch)
+        if state.round == 0 and initial_arrays is not None:
+            state = replace(state, params=from_arrays(initial_arrays))
+        reopen(self.setup, state, keep, grid.book)
+        loop = Loop(self.setup, self._fleet, grid.carrier, grid.book, keep, state, self._evaluate, self._watch)
+        self.state = loop.run(num_rounds)
+        result = Result()
+        result.arrays = to_arrays(self.state.evaluated)
+        for line in Journal.read(keep.journal.path):
+            scores = {k: line[k] for k in ("accuracy", "loss") if line.get(k) is not None}
+            result.evaluate_metrics_serverapp[line["round"]] = MetricRecord(scores)
+            if line.get("train_loss") is not None:
+                result.train_metrics_clientapp[line["round"]] = MetricRecord({"train_loss": line["train_loss"]})
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Orders of the round as messages. `arrays` become the model if they are not what the last round returned."""
+        if not isinstance(grid, FleetGrid):
+            raise UseError("ElasticStrategy plans from device profiles, which only a pleat FleetGrid knows; pass one")
+        for joined in grid.carrier.devices().values():
+            self.state = self._fleet.heard(self.state, joined)
+        self.state = replace(self.state, params=from_arrays(arrays), round=server_round - 1)
+        here = sorted(grid.carrier.devices())
+        self._decided = self._fleet.decide(self.setup, self.state, server_round, here)
+        self.state = rounds.publication(self.setup, self.state)
+        self._asked = rounds.orders(self.setup, self.state, self._decided)
+        self._read = grid.spool.read
+        return [
+            Message(
+                RecordDict({RECORD: ConfigRecord({"order": order_to_bytes(o)})}),
+                dst_node_id=node_id_of(o.device),
+                message_type="train",
+                group_id=str(server_round),
+            )
+            for o in self._asked
+        ]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold the replies; (None, None) where none was accepted, so that the model stays as it is."""
+        if self._decided is None or self._read is None:
+            raise LocalError("aggregate_train was called before configure_train of the same round")
+        known = {str(o.id): o.id for o in self._asked}
+        handles = [str(m.content[RECORD]["report"]) for m in replies if not m.has_error()]
+        folded = rounds.fold(self.setup, self._asked, self._read, [known[h] for h in handles])
+        values = self._fleet.values(self.setup, folded, self._read)
+        closed = rounds.advance(self.setup, self.state, folded)
+        self.state = self._fleet.learn(self.setup, closed, self._decided, folded, values, None)
+        if not folded.accepted:
+            return None, None
+        losses = [r.metrics["loss"] for _, r in folded.accepted if "loss" in r.metrics]
+        metrics = MetricRecord({"accepted": len(folded.accepted), "train_loss": sum(losses) / max(1, len(losses))})
+        return to_arrays(self.state.params), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Nothing is sent: devices score the submodel they receive before they train (down once, up once)."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return None
+
+    def summary(self) -> None:
+        """Tell the watcher what is about to run."""
+        recipe = self.setup.recipe
+        self._watch({"event": "notice", "text": f"{recipe.name}: {len(self.setup.rows)} rows, policy {recipe.plan.policy}"})
