@@ -16,6 +16,7 @@ import msgspec
 from pleat.errors import LocalError
 
 LARGEST = 1 << 31  # bytes of one frame
+HEAD = 4  # bytes of a frame's length
 _LENGTH = struct.Struct("<I")
 
 

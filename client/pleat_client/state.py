@@ -1,0 +1,162 @@
+"""DeviceState: what a device remembers between the orders of one run, as a value and as bytes.
+
+`residual` is the error not yet sent, in the model's global coordinates; `held` the last published version it can build
+on. A report that has been staged but not yet answered carries its own state, and the states follow each other:
+
+    acknowledged: nothing to do, the state after the report is the state;
+    returned:     what was sent goes back, residual += sent.
+
+Both are additive, so reports may be answered in any order and no part of an update is lost or counted twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pleat.elastic.selection import WHOLE, Selection
+from pleat.errors import LocalError
+from pleat.exchange.order import OrderId
+from pleat.params import Params, Sparse, Update
+from pleat_client.store import Past
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceState:
+    """`version`, `selection`, `held`: the published version it holds, cut by the selection it came under; -1 = none.
+    `sent`: the update of this state's report, decoded, in global coordinates; empty where nothing can be given back.
+    `absorbed`: the orders ("round-rank") whose returned updates are in this residual already."""
+
+    version: int = -1
+    selection: Selection = WHOLE
+    held: Params = field(default_factory=dict)
+    residual: Params = field(default_factory=dict)
+    sent: Update = field(default_factory=dict)
+    absorbed: tuple[str, ...] = ()
+
+
+def recall(past: list[Past]) -> tuple[DeviceState, list[OrderId]]:
+    """The state that the next order starts from, and the returned orders that it absorbs.
+
+    The residual is the newest there is, whatever became of its report, plus everything that came back since; the
+    version held is the acknowledged one, for the server builds on no other.
+    """
+    acked = [p for p in past if p.fate == "acked"]
+    state = from_bytes(acked[-1].state) if acked else DeviceState()
+    newest = from_bytes(past[-1].state) if past else state
+    back = [p.order_id for p in past if p.fate == "returned"]
+    state = replace(state, residual=newest.residual, sent={}, absorbed=tuple(_label(i) for i in back))
+    for one in past:
+        if one.fate == "returned" and _label(one.order_id) not in newest.absorbed:
+            state = returned(state, from_bytes(one.state).sent)
+    return state, back
+
+
+def _label(order_id: OrderId) -> str:
+    return f"{order_id.round}-{order_id.rank}"
+
+
+def returned(state: DeviceState, sent: Update) -> DeviceState:
+    """`state` after an update that was sent has come back."""
+    residual = dict(state.residual)
+    for name, part in sorted(sent.items()):
+        old = residual.get(name)
+        if isinstance(part, Sparse):
+            new = np.zeros(part.shape, np.float32) if old is None else old.copy()
+            new.reshape(-1)[part.index] += part.values
+        else:
+            new = part if old is None else old + part
+        residual[name] = new
+    return replace(state, residual=residual)
+
+
+def limited(state: DeviceState, cap_bytes: int) -> DeviceState:
+    """`state` with at most `cap_bytes` of residual: the largest tensors' least entries are forgotten first.
+
+    What is forgotten is lost to the model, as it would be without error feedback; a card that fills up loses more.
+    """
+    entries = sum(int(np.count_nonzero(a)) for a in state.residual.values())
+    room = cap_bytes // _ENTRY_BYTES
+    if entries <= room:
+        return state
+    sizes = np.concatenate([np.abs(a[a != 0]) for a in state.residual.values()])
+    least = np.partition(sizes, entries - room)[entries - room] if room else np.inf
+    kept = {n: np.where(np.abs(a) >= least, a, np.float32(0)) for n, a in state.residual.items()}
+    return replace(state, residual=kept)
+
+
+_ENTRY_BYTES = 8  # of a sparse entry on disk: a 32-bit place and a float
+
+# As bytes: MessagePack of (version, selection, held, residual, sent, absorbed); a tensor is (shape, packed?, places, values).
+
+_Tensor = tuple[tuple[int, ...], bytes | None, bytes]
+_Plain = tuple[
+    int,
+    tuple[dict[str, bytes], list[str], dict[str, tuple[tuple[int, ...], bytes]]],
+    dict[str, _Tensor],
+    dict[str, _Tensor],
+    dict[str, _Tensor],
+    list[str],
+]
+
+
+def to_bytes(state: DeviceState) -> bytes:
+    """The state as bytes; tensors that are mostly zero are kept sparse."""
+    cut = state.selection
+    selection = (
+        {name: index.astype("<i8").tobytes() for name, index in sorted(cut.kept.items())},
+        sorted(cut.dropped),
+        {name: (mask.shape, np.packbits(mask).tobytes()) for name, mask in sorted(cut.masks.items())},
+    )
+    tensors = ({n: _pack(t) for n, t in sorted(part.items())} for part in (state.held, state.residual, state.sent))
+    return msgspec.msgpack.encode((state.version, selection, *tensors, list(state.absorbed)))
+
+
+def from_bytes(data: bytes) -> DeviceState:
+    """The inverse of `to_bytes`. Raises LocalError where the bytes are not a state."""
+    try:
+        version, (kept, dropped, masks), held, residual, sent, absorbed = msgspec.msgpack.decode(data, type=_Plain)
+        selection = Selection(
+            {name: np.frombuffer(raw, "<i8").astype(np.int64) for name, raw in kept.items()},
+            frozenset(dropped),
+            {name: _mask(shape, raw) for name, (shape, raw) in masks.items()},
+        )
+        update = {n: _unpack(t) for n, t in sent.items()}
+        return DeviceState(version, selection, _dense(held), _dense(residual), update, tuple(absorbed))
+    except (msgspec.MsgspecError, ValueError, IndexError) as error:
+        raise LocalError(f"device state: not readable: {error}") from None
+
+
+def _pack(tensor: NDArray[np.float32] | Sparse) -> _Tensor:
+    if isinstance(tensor, Sparse):
+        index, values = tensor.index, tensor.values
+    else:
+        flat = tensor.reshape(-1)
+        if np.count_nonzero(flat) * 2 >= flat.size:
+            return tensor.shape, None, flat.astype("<f4", copy=False).tobytes()
+        index = np.flatnonzero(flat)
+        values = flat[index]
+    return tensor.shape, index.astype("<u4").tobytes(), values.astype("<f4", copy=False).tobytes()
+
+
+def _unpack(packed: _Tensor) -> NDArray[np.float32] | Sparse:
+    shape, places, raw = packed
+    values = np.frombuffer(raw, "<f4").astype(np.float32)
+    if places is None:
+        return values.reshape(shape)
+    return Sparse(shape, np.frombuffer(places, "<u4").astype(np.int64), values)
+
+
+def _dense(tensors: Mapping[str, Any]) -> Params:
+    parts = ((name, _unpack(t)) for name, t in tensors.items())
+    return {name: t.dense() if isinstance(t, Sparse) else t for name, t in parts}
+
+
+def _mask(shape: tuple[int, ...], raw: bytes) -> NDArray[np.bool_]:
+    bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=int(np.prod(shape, dtype=np.int64)))
+    return bits.astype(np.bool_).reshape(shape)

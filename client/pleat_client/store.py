@@ -1,0 +1,173 @@
+"""Store: everything a device keeps on its disk, in one folder, atomic and without torch or numpy.
+
+    identity                      32 random bytes made at the first start, readable by the owner alone
+    runs/RUN/7-2.acked            the state after round 7's order (rank 2), whose report the server has
+    runs/RUN/8-2.staged/          report, state: a report not yet answered and the state that follows it
+    runs/RUN/6-2.returned         the state of a report that came back; what it sent still has to join the residual
+
+A report and its state appear together, by one rename, before anything is sent; so a crash at any moment leaves either
+the order undone or a report that will be sent again. Answers are renames too. Damaged files are set aside, with a line
+in `notes`, and never used.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from pleat.disk import read_versioned, sync_folder, write_atomic, write_versioned
+from pleat.errors import LocalError, PleatError
+from pleat.exchange.order import OrderId
+
+VERSION = 1  # of the state files
+KEPT_S = 14 * 86400.0  # a run unheard of for so long is forgotten
+_STAGED, _ACKED, _RETURNED = ".staged", ".acked", ".returned"
+
+
+@dataclass(frozen=True)
+class Past:
+    """One state of a run: the order that it follows, what became of that order's report, and the state's bytes."""
+
+    order_id: OrderId
+    fate: str  # "acked", "staged" or "returned"
+    state: bytes
+
+
+class Store:
+    """One device's folder. The daemon and its child may both use it; only one of them stages."""
+
+    def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
+        self.root, self._clock = Path(root), clock
+        self.notes: list[str] = []  # what was set aside or forgotten, for the log
+
+    def identity(self) -> bytes:
+        """The device's secret, made at the first call. Raises LocalError where it cannot be kept or is damaged."""
+        path = self.root / "identity"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _create_private(path, secrets.token_bytes(32))
+            secret = path.read_bytes()
+        except OSError as error:
+            raise LocalError(f"state folder {self.root}: cannot keep the identity: {error}") from None
+        if len(secret) != 32:
+            raise LocalError(f"identity {path}: {len(secret)} bytes, expected 32; remove it to become a new device")
+        return secret
+
+    def stage(self, order_id: OrderId, report: bytes, state: bytes | None = None) -> Path:
+        """Keep a report and the state that follows it, together or not at all; returns the report's file.
+
+        Without a state (a refusal, for one) the report stands alone. Raises LocalError when the disk will not take it.
+        """
+        folder = self._place(order_id, _STAGED)
+        fresh = folder.with_name(f".{folder.name}")
+        try:
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            if state is not None:
+                write_versioned(fresh / "state", VERSION, state)
+            write_atomic(fresh / "report", report)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(fresh, folder)
+            sync_folder(folder.parent)
+        except OSError as error:
+            raise LocalError(f"state folder {self.root}: cannot stage the report of {order_id}: {error}") from None
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        return folder / "report"
+
+    def staged(self) -> list[tuple[OrderId, Path]]:
+        """(order id, report's file) of every report not yet answered, of all runs, oldest first."""
+        return [(order_id, path / "report") for order_id, path in self._all(_STAGED) if (path / "report").is_file()]
+
+    def commit(self, order_id: OrderId) -> None:
+        """The report was acknowledged: the state that follows it holds. An unknown order changes nothing."""
+        folder = self._place(order_id, _STAGED)
+        if (folder / "state").exists():
+            os.replace(folder / "state", self._place(order_id, _ACKED))
+            self._keep_newest(order_id.run)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def give_back(self, order_id: OrderId) -> None:
+        """The report came back: what it sent joins the residual of the next order. An unknown order changes nothing."""
+        folder = self._place(order_id, _STAGED)
+        if (folder / "state").exists():
+            os.replace(folder / "state", self._place(order_id, _RETURNED))
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def past(self, run: str) -> list[Past]:
+        """The states of a run that still matter, oldest first; damaged ones are set aside. See `state.recall`."""
+        out = []
+        for fate in (_ACKED, _STAGED, _RETURNED):
+            for order_id, path in self._all(fate, run):
+                data = self._read(path / "state" if fate == _STAGED else path)
+                if data is not None:
+                    out.append(Past(order_id, fate[1:], data))
+        return sorted(out, key=lambda p: p.order_id)
+
+    def forget_returned(self, order_ids: list[OrderId]) -> None:
+        """What these reports sent is in the residual of a later staged state; called after that has been staged."""
+        for order_id in order_ids:
+            self._place(order_id, _RETURNED).unlink(missing_ok=True)
+
+    def tidy(self, run: str) -> None:
+        """Forget runs other than `run` that were not touched for two weeks: cards are small and residuals are not."""
+        for folder in sorted((self.root / "runs").glob("*")):
+            if folder.name == quote(run, safe="") or not folder.is_dir():
+                continue
+            touched = max((p.stat().st_mtime for p in (folder, *folder.iterdir())), default=0.0)
+            if self._clock() - touched > KEPT_S:
+                shutil.rmtree(folder, ignore_errors=True)
+                self.notes.append(f"forgot run {unquote(folder.name)}: not heard of for {KEPT_S / 86400:.0f} days")
+
+    def _keep_newest(self, run: str) -> None:
+        for _, path in self._all(_ACKED, run)[:-1]:
+            path.unlink(missing_ok=True)
+
+    def _place(self, order_id: OrderId, fate: str) -> Path:
+        return self.root / "runs" / quote(order_id.run, safe="") / f"{order_id.round}-{order_id.rank}{fate}"
+
+    def _all(self, fate: str, run: str | None = None) -> list[tuple[OrderId, Path]]:
+        runs = self.root / "runs"
+        folders = sorted(runs.glob("*")) if run is None else [runs / quote(run, safe="")]
+        found = []
+        for folder in folders:
+            for path in folder.glob(f"[0-9]*-[0-9]*{fate}"):
+                number, rank = path.name.removesuffix(fate).split("-")
+                found.append((OrderId(unquote(folder.name), int(number), int(rank)), path))
+        return sorted(found)
+
+    def _read(self, path: Path) -> bytes | None:
+        if not path.exists():
+            return None
+        try:
+            return read_versioned(path, VERSION)
+        except (OSError, PleatError) as error:
+            aside = path.with_name(f"{path.name}.damaged")
+            os.replace(path, aside)
+            self.notes.append(f"set aside {aside}: {error}")
+            return None
+
+
+def _create_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read, whole or not at all; one that is there already stays."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(handle, data)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink(missing_ok=True)
+    sync_folder(path.parent)

@@ -1,0 +1,218 @@
+"""The trainer child: the process that holds torch. Reads requests on standard input, answers on standard output.
+
+    python -m pleat_client.worker --store DIR --data SHARD.npz [--holdout 0.1]
+
+One order at a time: recall the state, run the task, stage report and next state in the store, and only then say so.
+A second thread listens for `Cancel` and `Stop`, which end the training within a step; the end of the input means that
+the daemon is gone, and the child leaves. Whatever goes wrong with an order is a report or a `Failed`, and the child
+lives on; only a broken pipe or a broken shard ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from pleat.elastic.size import macs
+from pleat.errors import PleatError
+from pleat.exchange.order import Kind, Order
+from pleat.exchange.report import Budgets, Outcome, Report, Seconds
+from pleat.exchange.wire import order_from_bytes, report_to_bytes
+from pleat.nets.trace import model_map
+from pleat.shard import Shard, read, split_holdout
+from pleat_client import pipe, task
+from pleat_client.probe import board, memory
+from pleat_client.probe.sensors import Sample, interval, sample
+from pleat_client.state import DeviceState, limited, recall, to_bytes
+from pleat_client.store import Store
+
+RESIDUAL_CAP = 64 << 20  # bytes of residual kept on disk
+TELL_EVERY_S = 0.5  # progress
+SMALL_STEP = 3e8  # multiply-adds of an optimiser step below which a second thread costs more than it brings
+HOLDOUT_SEED = 0  # the same samples are held out at every start
+
+
+@dataclass
+class Inbox:
+    """What the listening thread has read: orders to do, and whether to stop the one being done."""
+
+    orders: queue.Queue[pipe.Train | None] = field(default_factory=queue.Queue)
+    leaving: threading.Event = field(default_factory=threading.Event)
+    cancelled: set[str] = field(default_factory=set)  # names of orders; "" = whatever runs
+
+    def listen(self, stream: BinaryIO) -> None:
+        """Read until the daemon stops or goes away."""
+        try:
+            while (request := pipe.read_request(stream)) is not None:
+                if isinstance(request, pipe.Stop):
+                    break
+                if isinstance(request, pipe.Cancel):
+                    self.cancelled.add(request.order)
+                else:
+                    self.orders.put(request)
+        except PleatError as error:
+            print(error, file=sys.stderr)
+        self.leaving.set()
+        self.orders.put(None)
+
+    def stops(self, order: str) -> bool:
+        return self.leaving.is_set() or order in self.cancelled or "" in self.cancelled
+
+
+@dataclass
+class Worker:
+    store: Store
+    shard: Shard
+    holdout: Shard
+    inbox: Inbox
+    out: BinaryIO
+    samples: list[Sample] = field(default_factory=list)  # of the board's sensors, for the order being done
+
+    def answer(self, message: pipe.Message) -> None:
+        self.out.write(pipe.encode(message))
+        self.out.flush()
+
+    def serve(self) -> None:
+        """Answer requests until the daemon stops or goes away."""
+        shape = self.shard.input_shape
+        self.answer(pipe.Ready(len(self.shard), len(self.holdout), shape, self._classes()))
+        while (request := self.inbox.orders.get()) is not None:
+            self.do(request)
+
+    def _classes(self) -> int:
+        return max(self.shard.classes, self.holdout.classes)
+
+    def do(self, request: pipe.Train) -> None:
+        """One order, from its bytes to a staged report."""
+        name = ""
+        try:
+            order = order_from_bytes(request.order)
+            name = str(order.id)
+            self.inbox.cancelled.discard("")
+            self.answer(pipe.Started(name))
+            self.answer(self._staged_already(order) or self._carried_out(order, request))
+        except PleatError as error:
+            self.answer(pipe.Failed(name, str(error)))
+        finally:
+            self.inbox.cancelled.discard(name)
+
+    def _staged_already(self, order: Order) -> pipe.Staged | None:
+        """An order asked for again after its report was staged is not done twice."""
+        for order_id, path in self.store.staged():
+            if order_id == order.id:
+                return _staged(order, path, Outcome.DONE, "staged before", None)
+        return None
+
+    def _carried_out(self, order: Order, request: pipe.Train) -> pipe.Staged:
+        self.store.tidy(order.id.run)
+        before, back = recall(self.store.past(order.id.run))
+        report, after = self._run(order, before, request)
+        state = None if after is before else to_bytes(limited(after, RESIDUAL_CAP))
+        path = self.store.stage(order.id, report_to_bytes(report), state)
+        if state is not None:
+            self.store.forget_returned(back)
+        while self.store.notes:
+            print(self.store.notes.pop(0), file=sys.stderr)
+        return _staged(order, path, report.outcome, report.reason, report.peak_bytes)
+
+    def _run(self, order: Order, state: DeviceState, request: pipe.Train) -> tuple[Report, DeviceState]:
+        torch.set_num_threads(threads(order, request.threads))
+        self.samples = [sample()]
+        try:
+            return task.run(
+                order,
+                state,
+                self.shard,
+                self.holdout,
+                self._sensors(request.daemon_bytes),
+                Budgets(memory_bytes=request.memory_bytes),
+                Seconds(wait=request.wait_s, down=request.down_s),
+                self._tick(str(order.id)),
+            )
+        except Exception as error:  # whatever a net, a driver or a lack of memory raises: the server is told
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {error}"[:500]
+            return Report(order.id, order.device, Outcome.FAILED, reason, samples=len(self.shard)), state
+
+    def _sensors(self, daemon_bytes: int) -> task.Sensors:
+        def watch_peak() -> task.Peak:
+            watch = memory.Peak((os.getpid(),))
+            return lambda: _plus(watch.stop(), daemon_bytes)
+
+        return task.Sensors(
+            clock=time.perf_counter,
+            watch_peak=watch_peak,
+            resident=lambda: _plus(memory.rss_bytes(), daemon_bytes),
+            free=memory.free_bytes,
+            readings=lambda: interval([*self.samples, sample()]),
+        )
+
+    def _tick(self, name: str) -> task.Tick:
+        told = time.monotonic()
+
+        def tick(done: float, loss: float | None) -> None:
+            nonlocal told
+            if self.inbox.stops(name):
+                raise task.Cancelled("cancelled")
+            if len(self.samples) == 1 and done >= 0.5:
+                self.samples.append(sample())
+            if time.monotonic() - told >= TELL_EVERY_S:
+                told = time.monotonic()
+                self.answer(pipe.Progress(name, done, loss))
+
+        return tick
+
+
+def _plus(own: int | None, more: int) -> int | None:
+    return None if own is None else own + more
+
+
+def _staged(order: Order, path: Path, outcome: Outcome, reason: str, peak: int | None) -> pipe.Staged:
+    return pipe.Staged(order.id.run, order.id.round, order.id.rank, str(path), outcome.value, reason, peak)
+
+
+def threads(order: Order, asked: int) -> int:
+    """Threads for an order: as asked, else the cores this process may use, or one where a step is too small to share."""
+    if asked > 0:
+        return asked
+    sizes = order.nested if order.kind is Kind.MEASURE else (order.selection,)
+    model = model_map(order.net)
+    largest = max((macs(model, s) for s in sizes), default=0)
+    return 1 if 3 * largest * order.work.batch < SMALL_STEP else board.threads()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="pleat_client.worker", description="The trainer child of pleat-client.")
+    parser.add_argument("--store", type=Path, required=True, help="state folder of the device")
+    parser.add_argument("--data", type=Path, required=True, help="shard: .npz with x and y")
+    parser.add_argument("--holdout", type=float, default=0.1, help="share of the shard kept for scoring (0.1)")
+    given = parser.parse_args(arguments)
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a stray print must not end up between frames
+    try:
+        train, held = split_holdout(read(given.data), given.holdout, HOLDOUT_SEED)
+    except PleatError as error:
+        out.write(pipe.encode(pipe.Failed("", str(error))))
+        out.flush()
+        return error.exit_code
+    inbox = Inbox()
+    threading.Thread(target=inbox.listen, args=(sys.stdin.buffer,), name="pleat-inbox", daemon=True).start()
+    try:
+        Worker(Store(given.store), train, held, inbox, out).serve()
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
