@@ -1,0 +1,39 @@
+"""Choosers: model map + rate + draw -> selection, one family a file; this is the one table of their names.
+
+`rate` lies in (0, 1], 1 = the whole model. It is the share of channels kept (prefix, random, inner), of parameters
+(hyb) or of matrix entries (magnitude).
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from pleat.elastic.choosers.draw import Chooser, Draw
+from pleat.elastic.choosers.inner import hybrid, inner
+from pleat.elastic.choosers.magnitude import magnitude
+from pleat.elastic.choosers.width import prefix, random, whole
+from pleat.elastic.selection import Selection
+from pleat.errors import UseError
+from pleat.modelmap import ModelMap
+
+__all__ = ["CHOOSERS", "Chooser", "Draw", "choose"]
+
+CHOOSERS: dict[str, Chooser] = {
+    "whole": whole,
+    "prefix": prefix,
+    "inner": inner,
+    "hyb": hybrid,
+    "random": random,
+    "magnitude": magnitude,
+}
+
+
+def choose(name: str, model: ModelMap, rate: float, draw: Draw) -> Selection:
+    """The selection that chooser `name` makes. Raises UseError for an unknown name or a rate outside (0, 1]."""
+    if name not in CHOOSERS:
+        near = difflib.get_close_matches(name, CHOOSERS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choosers: {', '.join(CHOOSERS)}"
+        raise UseError(f"unknown chooser {name!r}; {hint}")
+    if not 0 < rate <= 1:
+        raise UseError(f"chooser {name!r}: the rate must lie in (0, 1], got {rate!r}; 0 would leave no channel")
+    return CHOOSERS[name](model, rate, draw)
