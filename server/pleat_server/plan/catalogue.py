@@ -1,0 +1,190 @@
+"""The catalogue: every submodel a recipe offers, with what it costs in MACs, bytes and memory.
+
+A row is one width (or mask density) of the recipe's ladder at one coding; rows fall in width, then keep, then bits, so
+row 0 is the largest. Costs include the extra passes of the objective. Nothing here measures: predictions in seconds
+are made from a row by `cost.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pleat.codec.coding import predicted_bytes
+from pleat.elastic import size
+from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.selection import Selection, within
+from pleat.errors import UseError
+from pleat.modelmap import ModelMap
+from pleat.params import Params
+from pleat.recipes.recipe import Recipe
+
+BACKWARD = 3.0  # forward + backward cost about three times the forward pass
+ENVELOPE = 64  # bytes of an order or report around its frames: ids, selection, work, seconds
+
+
+@dataclass(frozen=True)
+class Row:
+    """One submodel on offer. `width`: the ladder's rate; `density`: share of the model's entries held (1 = all)."""
+
+    index: int
+    width: float
+    density: float
+    keep: float
+    bits: int
+    selection: Selection
+    nested: tuple[Selection, ...]
+    params: int
+    macs: float  # forward + backward MACs a sample, the objective's passes included
+    own_macs: float  # the same for one pass of the own size alone, as MEASURE times it
+    passes: float  # forward-backward passes a batch takes
+    up: str
+    down: str
+    up_bytes: int
+    down_bytes: int
+    memory_bytes: int  # above the trainer when it holds no model
+
+
+@dataclass(frozen=True)
+class _Size:
+    """One rung of the ladder, before it is crossed with the codings."""
+
+    width: float
+    selection: Selection
+    params: int
+    own_macs: float
+    activations: int
+
+
+# objective -> (passes, MACs) of a batch, from the MACs of the own size and of the smaller ones it trains along.
+Passes = Callable[[float, Sequence[float], Mapping[str, float]], tuple[float, float]]
+
+
+def _own(own: float, smaller: Sequence[float], settings: Mapping[str, float]) -> tuple[float, float]:
+    return 1.0, own
+
+
+def _all(own: float, smaller: Sequence[float], settings: Mapping[str, float]) -> tuple[float, float]:
+    return 1.0 + len(smaller), own + sum(smaller)
+
+
+def _own_and_one(own: float, smaller: Sequence[float], settings: Mapping[str, float]) -> tuple[float, float]:
+    return (2.0, own + sum(smaller) / len(smaller)) if smaller else (1.0, own)
+
+
+def _one_drawn(own: float, smaller: Sequence[float], settings: Mapping[str, float]) -> tuple[float, float]:
+    sizes = 1 + len(smaller)
+    if settings.get("distil", 0.0) > 0:  # a smaller draw trains the own size too
+        return 2.0 - 1.0 / sizes, own + sum(smaller) / sizes
+    return 1.0, (own + sum(smaller)) / sizes
+
+
+PASSES: dict[str, Passes] = {"joint": _all, "distilled": _own_and_one, "nested_draw": _one_drawn}
+
+
+def catalogue(model: ModelMap, recipe: Recipe, seed: int, params: Params | None = None) -> tuple[Row, ...]:
+    """Every row that `recipe` offers for `model`, largest first; `params` are needed by choosers that look at weights.
+
+    Raises UseError if a coding or chooser is unknown, a rate empties a group, or several keeps or bits are offered
+    but `returns.up` has no place for them.
+    """
+    sizes = [_size(model, recipe, width, Draw(seed, 0, "", params)) for width in recipe.holds.widths]
+    whole = sum(_entries(t.shape) for t in model.tensors)
+    rows: list[Row] = []
+    for place, own in enumerate(sizes):
+        smaller = _smaller(model, recipe, own, sizes[place + 1 :])
+        for keep, bits, up in _codings(recipe):
+            rows.append(_row(len(rows), model, recipe, own, smaller, whole, (keep, bits, up)))
+    return tuple(rows)
+
+
+def _size(model: ModelMap, recipe: Recipe, width: float, draw: Draw) -> _Size:
+    selection = choose(recipe.rule.chooser, model, width, draw)
+    return _Size(
+        width,
+        selection,
+        size.count(model, selection),
+        BACKWARD * size.macs(model, selection),
+        int(size.activation_floats(model, selection)),
+    )
+
+
+def _smaller(model: ModelMap, recipe: Recipe, own: _Size, below: Sequence[_Size]) -> list[_Size]:
+    if not recipe.objective.nested:
+        return []
+    for other in below:
+        if not within(model, other.selection, own.selection):
+            raise UseError(
+                f"recipe {recipe.name}: objective.nested needs sizes that lie within each other, but chooser "
+                f'{recipe.rule.chooser!r} draws width {other.width:g} outside width {own.width:g}; use "prefix" or "inner"'
+            )
+    return list(below)
+
+
+def _codings(recipe: Recipe) -> list[tuple[float, int, str]]:
+    returns = recipe.returns
+    for mark, offered in (("{keep}", returns.keeps), ("{bits}", returns.bits)):
+        if len(offered) > 1 and mark not in returns.up:
+            key = mark.strip("{}") + "s" * (mark == "{keep}")
+            raise UseError(
+                f"recipe {recipe.name}: returns.{key} offers {len(offered)} values, but returns.up "
+                f"{returns.up!r} has no {mark} to put them"
+            )
+    keeps, bits = sorted(set(returns.keeps), reverse=True), sorted(set(returns.bits), reverse=True)
+    return [(k, b, returns.up.replace("{keep}", f"{k:g}").replace("{bits}", str(b))) for k in keeps for b in bits]
+
+
+def _row(
+    index: int,
+    model: ModelMap,
+    recipe: Recipe,
+    own: _Size,
+    smaller: Sequence[_Size],
+    whole: int,
+    coding: tuple[float, int, str],
+) -> Row:
+    keep, bits, up = coding
+    cost = PASSES.get(recipe.objective.name, _own)
+    passes, macs = cost(own.own_macs, [s.own_macs for s in smaller], recipe.objective.settings)
+    up_bytes = ENVELOPE + predicted_bytes(up, model, own.selection)
+    down_bytes = ENVELOPE + predicted_bytes(recipe.returns.down, model, own.selection)
+    return Row(
+        index=index,
+        width=own.width,
+        density=own.params / whole,
+        keep=keep,
+        bits=bits,
+        selection=own.selection,
+        nested=tuple(s.selection for s in smaller),
+        params=own.params,
+        macs=macs,
+        own_macs=own.own_macs,
+        passes=passes,
+        up=up,
+        down=recipe.returns.down,
+        up_bytes=up_bytes,
+        down_bytes=down_bytes,
+        memory_bytes=_memory(model, recipe, own, up) + up_bytes + down_bytes,
+    )
+
+
+def _memory(model: ModelMap, recipe: Recipe, own: _Size, up: str) -> int:
+    """Bytes above the empty trainer (policy.md 4.3): dense weights, gradients, momentum, what was received, residual.
+
+    A mask shrinks no tensor, so it costs the dense sizes and its bits. Objectives of several sizes run one graph at a
+    time, so activations are those of the largest.
+    """
+    dense = own.params
+    bits = 0
+    if own.selection.masks:
+        dense = size.count(model, Selection(own.selection.kept, own.selection.dropped))
+        bits = sum(m.size for m in own.selection.masks.values()) // 8
+    copies = 3 + (recipe.training.momentum > 0) + ("topk" in up or "lloyd" in up)
+    return 4 * copies * dense + bits + 4 * own.activations * recipe.training.batch
+
+
+def _entries(shape: Sequence[int]) -> int:
+    out = 1
+    for n in shape:
+        out *= n
+    return out

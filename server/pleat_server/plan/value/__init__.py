@@ -1,0 +1,1 @@
+"""What a device's data is worth to the model: one estimator a file."""
