@@ -1,0 +1,149 @@
+"""Codings by text: "raw", "bf16", "bf16-delta", "lloyd:3", "topk:0.05/lloyd:4", "topk:0.05/f32" ...
+
+A coding is a chain of named links joined by "/": an optional selection (topk:SHARE) and then how values travel. Bits
+count the sign. A new link joins the table `LINKS`; nothing else here, and nothing that calls `build`, changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import log2
+
+from pleat.codec import blocks
+from pleat.codec.frame import LEAST, frame
+from pleat.codec.layout import Run, layout
+from pleat.codec.links import bf16_delta, coded_values
+from pleat.codec.select import kept, topk
+from pleat.codec.transform import Context, Transform, chain, identity
+from pleat.elastic.selection import Selection
+from pleat.errors import UseError
+from pleat.modelmap import ModelMap
+
+BF16_BITS = 11.5  # bf16 by planes: mantissas stay as they are, signs and exponents shrink
+CHANGE_BITS = 6.0  # difference of bf16 patterns to a base some steps away; 1.5 to 6 measured
+
+
+@dataclass(frozen=True)
+class Link:
+    """One parsed link. `share`: of the matrices' entries kept (a selection); `bits`: what a kept value costs."""
+
+    name: str
+    share: float | None = None
+    bits: float = 0.0
+    make: Callable[[float | None], Transform] = field(default=lambda share: identity())
+    based: bool = False  # codes against the context's base
+    selects: bool = False
+
+
+def _topk(argument: str) -> Link:
+    share = _number(argument, float, "topk", "the share of entries kept, above 0 and at most 1, as in topk:0.05")
+    if not 0 < share <= 1:
+        raise UseError(f"coding link topk:{argument}: the share of entries kept must be above 0 and at most 1")
+    return Link(f"topk:{share:g}", share=share, make=lambda _: topk(share), selects=True)
+
+
+def _lloyd(argument: str) -> Link:
+    bits = _number(argument, int, "lloyd", "bits a value with its sign, 1 to 8, as in lloyd:4")
+    if not 1 <= bits <= 8:
+        raise UseError(f"coding link lloyd:{argument}: bits a value, sign included, must be 1 to 8")
+
+    def make(share: float | None) -> Transform:
+        return coded_values(blocks.levels(bits), blocks.bf16(), share)
+
+    return Link(f"lloyd:{bits}", bits=bits, make=make)
+
+
+def _plain(name: str, bits: float, coder: Callable[[], blocks.ValueCoder], vectors: Callable[[], blocks.ValueCoder]):  # type: ignore[no-untyped-def]
+    def parse(argument: str) -> Link:
+        _no_argument(name, argument)
+        return Link(name, bits=bits, make=lambda share: coded_values(coder(), vectors(), share))
+
+    return parse
+
+
+def _delta(argument: str) -> Link:
+    _no_argument("bf16-delta", argument)
+    return Link("bf16-delta", bits=BF16_BITS, make=lambda share: bf16_delta(), based=True)
+
+
+LINKS: dict[str, Callable[[str], Link]] = {
+    "topk": _topk,
+    "lloyd": _lloyd,
+    "raw": _plain("raw", 32, blocks.f32, blocks.f32),
+    "f32": _plain("f32", 32, blocks.f32, blocks.bf16),
+    "bf16": _plain("bf16", BF16_BITS, blocks.bf16, blocks.bf16),
+    "bf16-delta": _delta,
+}
+
+
+def build(text: str) -> Transform:
+    """The whole coding: Params in the submodel's shapes -> frame bytes -> Update, dense or `Sparse` per tensor.
+
+    Raises UseError for an unknown link, a bad argument, or links that do not follow each other.
+    """
+    select, value = parse(text)
+    name = value.name if select is None else f"{select.name}/{value.name}"
+    end = frame(name, value.based)
+    if select is None:
+        return chain(value.make(None), end)
+    return chain(select.make(None), value.make(select.share), end)
+
+
+def parse(text: str) -> tuple[Link | None, Link]:
+    """The selecting link, if there is one, and the value link. Raises UseError."""
+    links = [_link(part.strip(), text) for part in text.split("/")]
+    *selecting, value = links
+    if value.selects:
+        raise UseError(f"coding {text!r}: after {value.name} say how values travel, as in {value.name}/lloyd:4")
+    if len(selecting) > 1 or not all(s.selects for s in selecting) or (selecting and value.based):
+        raise UseError(
+            f"coding {text!r}: links cannot follow each other so; write [topk:SHARE/]VALUES, as in topk:0.05/lloyd:4"
+        )
+    return (selecting[0] if selecting else None), value
+
+
+def _link(part: str, text: str) -> Link:
+    name, _, argument = part.partition(":")
+    if name not in LINKS:
+        near = difflib.get_close_matches(name, LINKS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(LINKS))}"
+        raise UseError(f"coding {text!r}: unknown link {name!r}; {hint}")
+    return LINKS[name](argument)
+
+
+def _number(argument: str, kind: type, name: str, expected: str) -> float:  # type: ignore[type-arg]
+    try:
+        return kind(argument)  # type: ignore[no-any-return]
+    except ValueError:
+        raise UseError(f"coding link {name}:{argument}: expected {expected}") from None
+
+
+def _no_argument(name: str, argument: str) -> None:
+    if argument:
+        raise UseError(f"coding link {name}:{argument}: {name} takes no argument")
+
+
+def predicted_bytes(text: str, model: ModelMap, selection: Selection, has_base: bool = False) -> int:
+    """Bytes of a frame for a submodel, by formula: kept x bits, positions at 1.02 H(share), headers and codebooks.
+
+    A little high, so that a budget it fits holds. A difference is taken to have no base, as for a device that joins,
+    unless `has_base` says that the device holds a version some rounds old.
+    """
+    select, value = parse(text)
+    at = layout(Context(model, selection))
+    bits = CHANGE_BITS if value.based and has_base else value.bits
+    vector_bits = bits if value.based or value.name == "raw" else BF16_BITS
+    total = LEAST + _run_bytes(at.vectors, at.vectors.size, vector_bits)
+    share = None if select is None else select.share
+    return total + _run_bytes(at.matrices, at.matrices.size if share is None else kept(share, at.matrices.size), bits)
+
+
+def _run_bytes(run: Run, keep: int, bits: float) -> int:
+    if not run.size or not keep:
+        return 2 * len(run.segments())
+    share = keep / run.size
+    positions = 0.0 if share == 1 else -(share * log2(share) + (1 - share) * log2(1 - share))
+    per_block = 12 + (2 << int(bits - 1) if bits <= 8 else 0) // 2 + (40 if share < 1 else 0)
+    return int((1.02 * positions * run.size + keep * bits) / 8) + per_block * len(run.segments()) + 1
