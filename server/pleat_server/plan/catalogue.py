@@ -105,7 +105,7 @@ def _size(model: ModelMap, recipe: Recipe, width: float, draw: Draw) -> _Size:
         selection,
         size.count(model, selection),
         BACKWARD * size.macs(model, selection),
-        int(size.activation_floats(model, selection)),
+        size.activation_floats(model, selection),
     )
 
 
@@ -116,7 +116,7 @@ def _smaller(model: ModelMap, recipe: Recipe, own: _Size, below: Sequence[_Size]
         if not within(model, other.selection, own.selection):
             raise UseError(
                 f"recipe {recipe.name}: objective.nested needs sizes that lie within each other, but chooser "
-                f'{recipe.rule.chooser!r} draws width {other.width:g} outside width {own.width:g}; use "prefix" or "inner"'
+                f'{recipe.rule.chooser!r} draws width {other.width:g} outside {own.width:g}; use "prefix" or "inner"'
             )
     return list(below)
 
@@ -174,11 +174,7 @@ def _memory(model: ModelMap, recipe: Recipe, own: _Size, up: str) -> int:
     A mask shrinks no tensor, so it costs the dense sizes and its bits. Objectives of several sizes run one graph at a
     time, so activations are those of the largest.
     """
-    dense = own.params
-    bits = 0
-    if own.selection.masks:
-        dense = size.count(model, Selection(own.selection.kept, own.selection.dropped))
-        bits = sum(m.size for m in own.selection.masks.values()) // 8
+    dense, bits = size.allocated(model, own.selection), sum(m.size for m in own.selection.masks.values()) // 8
     copies = 3 + (recipe.training.momentum > 0) + ("topk" in up or "lloyd" in up)
     return 4 * copies * dense + bits + 4 * own.activations * recipe.training.batch
 

@@ -20,7 +20,7 @@ from pleat_server.plan.catalogue import Row
 
 
 def atoms(model: ModelMap, rows: Sequence[Row]) -> tuple[int, ...]:
-    """The minimal atoms of a catalogue, as masks over row indices; found per tensor axis, never per entry, unless masked."""
+    """The minimal atoms of a catalogue, as masks over row indices; found per axis, per entry only under masks."""
     distinct = list({r.selection.digest: r.selection for r in rows}.values())
     place = {s.digest: i for i, s in enumerate(distinct)}
     found: set[int] = set()

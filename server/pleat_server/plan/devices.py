@@ -79,7 +79,7 @@ class Table:
         return Table({**self.devices, device.name: device})
 
     def join(self, name: str, identity: str, profile: Profile) -> Table:
-        """A device is here. What was learnt stays, unless another device took the name; caps go with new memory limits."""
+        """A device is here. What was learnt stays unless another device took the name; new limits lift caps."""
         old = self.devices.get(name)
         if old is None or old.identity != identity:
             return self._with(Device(name, identity, profile))
@@ -98,7 +98,7 @@ class Table:
         return Table({**self.devices, **changed})
 
     def measured(self, name: str, sizes: Sequence[tuple[Row, Measured]], batch: int) -> Table:
-        """After a MEASURE order that timed single passes of `sizes`: a first cost fit and the empty trainer's memory."""
+        """After a MEASURE order that timed single passes of `sizes`: a first cost fit and the empty memory."""
         device = self[name]
         fit = CostFit.from_steps([(r.own_macs * batch / 1e9, m.step_s) for r, m in sizes])
         bases = [m.peak_bytes - r.memory_bytes for r, m in sizes if m.peak_bytes > 0]

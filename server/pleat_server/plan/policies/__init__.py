@@ -16,7 +16,7 @@ from pleat_server.plan.policies.fixed import Fixed
 from pleat_server.plan.policies.lookup import Lookup
 from pleat_server.plan.policies.sweep import Sweep
 
-__all__ = ["POLICIES", "Choice", "Policy", "State", "policy"]
+__all__ = ["POLICIES", "Choice", "Policy", "State", "policy_of"]
 
 POLICIES: dict[str, Callable[[Mapping[str, float]], Policy]] = {
     "sweep": Sweep.of,
@@ -26,7 +26,7 @@ POLICIES: dict[str, Callable[[Mapping[str, float]], Policy]] = {
 }
 
 
-def policy(name: str, settings: Mapping[str, float]) -> Policy:
+def policy_of(name: str, settings: Mapping[str, float]) -> Policy:
     """The policy `name` with `settings`. Raises UseError for an unknown name or setting, with the nearest one."""
     if name not in POLICIES:
         near = difflib.get_close_matches(name, POLICIES, 1)

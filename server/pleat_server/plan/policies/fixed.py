@@ -39,7 +39,8 @@ class Fixed:
             wanted = self._wanted(device)
             if wanted >= len(order):
                 raise UseError(
-                    f"plan.settings of policy 'fixed': row {wanted} for {device}; the catalogue has rows 0..{len(order) - 1}"
+                    f"plan.settings of policy 'fixed': row {wanted} for {device}; the catalogue has rows "
+                    f"0..{len(order) - 1}"
                 )
             smaller = order[order.index(wanted) :]
             row = next((r for r in smaller if situation.feasible[place, r]), None)

@@ -29,7 +29,7 @@ class Lookup:
     def choose(self, state: State, situation: Situation) -> Choice:
         order = by_size(situation.rows)
         largest = np.argmax(situation.feasible[:, order], axis=1)
-        some = situation.feasible.any(axis=1)
+        some = np.asarray(situation.feasible.any(axis=1))
         plan = {d: order[largest[i]] for i, d in enumerate(situation.devices) if some[i]}
         return plan, state, {"policy": "lookup"}
 

@@ -58,7 +58,7 @@ class Sweep:
         return {"worth": {}, "shares": {}, "values": {}, "overhead": 0.0}
 
     def choose(self, state: State, situation: Situation) -> Choice:
-        some = situation.feasible.any(axis=1)
+        some = np.asarray(situation.feasible.any(axis=1))
         if not some.any():
             return {}, state, {"policy": "sweep"}
         names = [d for d, s in zip(situation.devices, some, strict=True) if s]
@@ -96,7 +96,7 @@ class Sweep:
         """q, with each row's discounted mean of observed over expected value, made monotone in the prior's order."""
         prior = prior_worth(rows)
         seen = [state["worth"].get(str(r.index), [0.0, 0.0]) for r in rows]
-        q = prior * np.array([(PRIOR_COUNT + s) / (PRIOR_COUNT + n) for n, s in seen])
+        q: Floats = prior * np.array([(PRIOR_COUNT + s) / (PRIOR_COUNT + n) for n, s in seen])
         order = np.argsort(prior, kind="stable")
         q[order] = np.maximum.accumulate(q[order])
         return q
@@ -109,7 +109,8 @@ class Sweep:
         sums, counts = np.array([sum(p) for p in past]), np.array([len(p) for p in past])
         afforded = np.where(round_.feasible, shares, 0.0).max(axis=1)
         mean = (sums + shares[pick]) / (counts + 1)
-        return mean < np.minimum(self.floor, afforded) - 1e-9
+        below: NDArray[np.bool_] = mean < np.minimum(self.floor, afforded) - 1e-9
+        return below
 
     def _probe(
         self, pick: NDArray[np.int64], best: float, round_: _Round, situation: Situation

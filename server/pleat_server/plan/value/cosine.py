@@ -8,6 +8,7 @@ punishes devices with rare classes, so `mixed` blends in the share of samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -58,13 +59,13 @@ def _add(total: dict[str, NDArray[np.float32]], update: Update, weight: float) -
             u = tensor.reshape(-1)
             flat += np.float32(weight) * u
             square += float(np.dot(u, u))
-    return square**0.5
+    return math.sqrt(square)
 
 
 def _weights(model: ModelMap, name: str, held: list[tuple[Selection, float]]) -> Weights:
     covers = [(coverage(model, selection, name), weight) for selection, weight in held]
     if all(where.all() for where, _ in covers):
-        return sum(weight for _, weight in covers)
+        return float(sum(weight for _, weight in covers))
     out = np.zeros(model.tensor[name].shape, np.float32)
     for where, weight in covers:
         out[where] += np.float32(weight)
@@ -94,4 +95,4 @@ def _cosine(
         other_square += float(np.dot(others, others))
     if own_square <= 0 or other_square <= 0:
         return 0.0
-    return dot / (own_square * other_square) ** 0.5
+    return dot / math.sqrt(own_square * other_square)
