@@ -89,7 +89,7 @@ def levels(bits: int) -> ValueCoder:
         if filled and int(packed[-1]) >> (filled * bits):
             raise RemoteError(f"bits beyond the {count}-th code are set")
         lookup = quantise.table(book, bits, each)
-        unused = np.isnan(lookup).any(axis=1)
+        unused: NDArray[np.bool_] = np.isnan(lookup).max(axis=1)
         if unused.any() and unused[packed].any():
             raise RemoteError(f"a code has no level; the codebook has {number}")
         return quantise.unpack(packed, lookup, count)

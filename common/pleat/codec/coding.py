@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import log2
+from typing import TypeVar
 
 from pleat.codec import blocks
 from pleat.codec.frame import LEAST, frame
@@ -20,6 +21,8 @@ from pleat.codec.transform import Context, Transform, chain, identity
 from pleat.elastic.selection import Selection
 from pleat.errors import UseError
 from pleat.modelmap import ModelMap
+
+N = TypeVar("N", int, float)
 
 BF16_BITS = 11.5  # bf16 by planes: mantissas stay as they are, signs and exponents shrink
 CHANGE_BITS = 6.0  # difference of bf16 patterns to a base some steps away; 1.5 to 6 measured
@@ -55,7 +58,9 @@ def _lloyd(argument: str) -> Link:
     return Link(f"lloyd:{bits}", bits=bits, make=make)
 
 
-def _plain(name: str, bits: float, coder: Callable[[], blocks.ValueCoder], vectors: Callable[[], blocks.ValueCoder]):  # type: ignore[no-untyped-def]
+def _plain(
+    name: str, bits: float, coder: Callable[[], blocks.ValueCoder], vectors: Callable[[], blocks.ValueCoder]
+) -> Callable[[str], Link]:
     def parse(argument: str) -> Link:
         _no_argument(name, argument)
         return Link(name, bits=bits, make=lambda share: coded_values(coder(), vectors(), share))
@@ -91,6 +96,11 @@ def build(text: str) -> Transform:
     return chain(select.make(None), value.make(select.share), end)
 
 
+def uses_base(text: str) -> bool:
+    """Whether the coding sends differences to the context's base. Raises UseError as `build` does."""
+    return parse(text)[1].based
+
+
 def parse(text: str) -> tuple[Link | None, Link]:
     """The selecting link, if there is one, and the value link. Raises UseError."""
     links = [_link(part.strip(), text) for part in text.split("/")]
@@ -113,9 +123,9 @@ def _link(part: str, text: str) -> Link:
     return LINKS[name](argument)
 
 
-def _number(argument: str, kind: type, name: str, expected: str) -> float:  # type: ignore[type-arg]
+def _number(argument: str, kind: Callable[[str], N], name: str, expected: str) -> N:
     try:
-        return kind(argument)  # type: ignore[no-any-return]
+        return kind(argument)
     except ValueError:
         raise UseError(f"coding link {name}:{argument}: expected {expected}") from None
 

@@ -104,7 +104,9 @@ def zigzag(difference: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 
 def unzigzag(words: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    return (words >> 1) ^ (np.uint16(0) - (words & np.uint16(1)))
+    signs: NDArray[np.uint16] = np.negative(words & np.uint16(1))
+    signs ^= words >> 1
+    return signs
 
 
 def bits_of(flags: NDArray[np.bool_]) -> bytes:
@@ -165,4 +167,8 @@ def _unescape(gaps: Bytes, k: int, what: str) -> Index:
         raise RemoteError(f"{what}: {ends.size} positions, expected {k}")
     if ends[-1] != gaps.size - 1:
         raise RemoteError(f"{what}: the last escape has no rest")
-    return gaps[ends] + (np.diff(ends, prepend=-1) - 1) * ESCAPE
+    steps: Index = np.diff(ends, prepend=-1)
+    steps -= 1
+    steps *= ESCAPE
+    steps += gaps[ends]
+    return steps

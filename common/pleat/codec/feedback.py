@@ -7,10 +7,13 @@ The inner coding must be a contraction (top-k, nearest levels); unbiased codings
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pleat.codec.transform import Context, Transform
-from pleat.elastic.selection import cut_array, cuts, global_index, held
+from pleat.elastic.place import Cuts, is_run
+from pleat.elastic.selection import cut_array, cuts, held
 from pleat.errors import UseError
 from pleat.params import Array, Params, Sparse, Update
 
@@ -53,7 +56,7 @@ def restrict(residual: Params, ctx: Context) -> Params:
             raise UseError(f"residual of {spec.name!r}: expected shape {spec.shape}, got {whole.shape}")
         axis_cuts, mask = cuts(ctx.model, ctx.selection, spec), ctx.selection.masks.get(spec.name)
         part = cut_array(whole, axis_cuts)
-        out[spec.name] = part * cut_array(mask, axis_cuts) if mask is not None else part  # type: ignore[assignment]
+        out[spec.name] = part * cut_array(mask, axis_cuts) if mask is not None else part
     return out
 
 
@@ -84,7 +87,14 @@ def _replace(residual: Params, part: Params, ctx: Context) -> Params:
             out[spec.name] = own
             continue
         whole = residual[spec.name].copy() if spec.name in residual else np.zeros(spec.shape, np.float32)
-        where = global_index(spec, axis_cuts)
+        where = _where(spec.shape, axis_cuts)
         whole[where] = own if mask is None else np.where(mask[where], own, whole[where])
         out[spec.name] = whole
     return {name: out[name] for name in sorted(out)}
+
+
+def _where(shape: tuple[int, ...], axis_cuts: Cuts) -> Any:
+    """An index expression for the submodel's entries of a global tensor, to read or to assign."""
+    if all(is_run(c) for c in axis_cuts):
+        return tuple(slice(None) if c is None else slice(int(c[0]), int(c[-1]) + 1) for c in axis_cuts)
+    return np.ix_(*(np.arange(n) if c is None else c for n, c in zip(shape, axis_cuts, strict=True)))

@@ -27,6 +27,7 @@ VERSION = 1
 HEAD = len(MAGIC) + 1 + 8
 LEAST = HEAD + 4
 VARINT_BYTES = 5  # enough for 2^35 - 1
+PEEK_BLOCKS = 1 << 14  # without a context the blocks of 16 G entries must do
 
 
 class Values(IntEnum):
@@ -75,7 +76,7 @@ class FrameInfo:
 
 
 def frame(coding: str, based: bool = False) -> Transform:
-    """Blocks to one string of bytes, bound to the context, to the coding's text and, where it is `based`, to the base."""
+    """Blocks to one string of bytes, bound to the context, the coding's text and, where it is `based`, the base."""
 
     def encode(blocks: Sequence[Block], ctx: Context) -> bytes:
         return write(blocks, binding(coding, ctx, based))
@@ -160,7 +161,8 @@ def check_head(data: bytes) -> bytes:
 
 def read_blocks(data: bytes, limit: int) -> list[Block]:
     """The blocks between header and checksum, sections still coded, as views of `data`."""
-    view, at, out = memoryview(data)[:-4], HEAD, []
+    view, at = memoryview(data)[:-4], HEAD
+    out: list[Block] = []
     while at < len(view):
         if len(out) == limit:
             raise RemoteError(f"frame holds more than the {limit} blocks of this submodel")
@@ -208,7 +210,7 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
 def peek(data: bytes) -> FrameInfo:
     """What a frame holds, without decoding it or knowing its context. Raises RemoteError if it is malformed."""
     bound = check_head(data)
-    blocks = read_blocks(data, limit=len(data))
+    blocks = read_blocks(data, PEEK_BLOCKS)
     rows = []
     for b in blocks:
         kept = b.fields[0] if FIELDS[b.positions] else None

@@ -7,6 +7,7 @@ from the submodel, and a frame cannot repeat, miss or reorder tensors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from pleat.codec.select import kept
 from pleat.codec.transform import Context, Transform, stateless
 from pleat.errors import LocalError, RemoteError
 from pleat.params import Array, Params, Sparse, Update
+
+Number = TypeVar("Number", np.float32, np.int64)
 
 SPARSE_BELOW = (
     0.45  # share of changed entries below which a difference names their positions: Huffman needs a bit for a 0
@@ -82,16 +85,18 @@ def _sparse_blocks(coder: ValueCoder, run: Run, value: Update) -> Iterator[Block
 
 
 def _read_dense(coder: ValueCoder, run: Run, blocks: Sequence[Block]) -> Params:
-    parts = []
+    parts = [np.zeros(0, np.float32)] if not blocks else []
     for (start, end), block in zip(run.segments(), blocks, strict=True):
         index, values = read_block(coder, block, end - start, end - start)
         if index is not None:
             raise RemoteError("block leaves entries out; this coding sends all of these")
         parts.append(values)
-    return split(run, _joined(parts, np.float32))
+    return split(run, _joined(parts))
 
 
 def _read_sparse(coder: ValueCoder, run: Run, blocks: Sequence[Block], most: int) -> dict[str, Sparse]:
+    if not blocks:
+        return split_sparse(run, np.zeros(0, np.int64), np.zeros(0, np.float32))
     indices, parts = [], []
     for (start, end), block in zip(run.segments(), blocks, strict=True):
         index, values = read_block(coder, block, end - start, most)
@@ -99,13 +104,11 @@ def _read_sparse(coder: ValueCoder, run: Run, blocks: Sequence[Block], most: int
         whole = np.arange(end - start, dtype=np.int64) if index is None else index
         indices.append(whole + start if start else whole)
         parts.append(values)
-    return split_sparse(run, _joined(indices, np.int64), _joined(parts, np.float32))
+    return split_sparse(run, _joined(indices), _joined(parts))
 
 
-def _joined(parts: Sequence[NDArray[np.generic]], kind: type) -> NDArray[np.generic]:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if parts else np.zeros(0, kind)
+def _joined(parts: list[NDArray[Number]]) -> NDArray[Number]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def bf16_delta() -> Transform:

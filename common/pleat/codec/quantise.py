@@ -58,7 +58,7 @@ def _fit(
         return centres[counts > 0]
     widths = np.diff(edges)
     ease = np.cumsum(np.cbrt(counts / widths) * widths)
-    levels = centres[np.searchsorted(ease, (np.arange(n) + 0.5) / n * ease[-1])]
+    levels: NDArray[np.float64] = centres[np.searchsorted(ease, (np.arange(n) + 0.5) / n * ease[-1])]
     number = np.concatenate(([0], np.cumsum(counts)))
     total = np.concatenate(([0.0], np.cumsum(counts * centres)))
     for _ in range(PASSES):
@@ -99,7 +99,7 @@ def table(levels: Words, bits: int, each: int) -> Array:
     signed[1 : 2 * levels.size : 2] = -magnitudes
     byte = np.arange(256)
     shifts = byte[:each] * bits
-    out = signed[(byte[:, None] >> shifts) & ((1 << bits) - 1)]
+    out: Array = signed[(byte[:, None] >> shifts) & ((1 << bits) - 1)]
     out[byte >= 1 << (bits * each)] = np.nan
     return out
 

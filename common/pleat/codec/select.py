@@ -47,7 +47,7 @@ def topk(share: float) -> Transform:
 
 
 def largest(lines: Sequence[Array], k: int) -> list[Index]:
-    """Per line, the sorted positions of the k largest magnitudes over all lines. Raises LocalError for NaN or infinity."""
+    """Per line, the sorted positions of the k largest magnitudes over all. Raises LocalError for NaN or infinity."""
     size = sum(line.size for line in lines)
     if k <= 0 or size == 0:
         return [np.zeros(0, np.int64) for _ in lines]
