@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
 
@@ -84,9 +85,7 @@ def load(
         if merged.get(key) is not None:
             merged[key] = size(merged[key], key)
     try:
-        config = msgspec.convert(
-            {key: str(value) if isinstance(value, Path) else value for key, value in merged.items()}, Config
-        )
+        config = msgspec.convert(merged, Config, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise UseError(f"settings of the device: {error}") from None
     return _checked(config)
@@ -98,6 +97,12 @@ def default_state(name: str, env: Mapping[str, str]) -> Path:
         return Path(env["STATE_DIRECTORY"].split(":")[0])
     base = env.get("XDG_STATE_HOME") or os.path.join(env.get("HOME") or "/var/lib", ".local/state")
     return Path(base) / "pleat" / (name or "device")
+
+
+def _path(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    raise TypeError(f"expected a path, got {value!r}")
 
 
 def _read(file: Path) -> dict[str, Any]:

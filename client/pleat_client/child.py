@@ -1,0 +1,251 @@
+"""The trainer child as the daemon sees it: started when there is work, handed orders one at a time, cancelled, stopped.
+
+The child holds torch, the daemon does not. The kernel is told to take the child first when memory runs out; its death
+is an answer (`Died`), never the daemon's. It leaves after `idle_s` without an order, which gives its memory back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pleat.errors import LocalError
+from pleat_client import pipe
+from pleat_client.probe import memory
+from pleat_client.probe.files import ROOT
+
+PATIENCE_S = 1.0  # an order that was cancelled has so long to stop by itself
+WATCH_S = 0.25  # how often the memory budget is looked at while the child works
+_HEAD = 4  # bytes of a frame's length
+_KERNEL_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # directly, or as a shell or container's init tells it
+_SACRIFICE = "800"  # oom_score_adj: of all processes of this size the child goes first
+
+
+@dataclass(frozen=True)
+class Died:
+    """The child ended without an answer. `killed`: by the kernel, or by us for the owner's memory budget."""
+
+    reason: str
+    killed: bool
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`memory_bytes`: of this process and the child together, None = none; `idle_s`: see the module."""
+
+    memory_bytes: int | None = None
+    idle_s: float = 30.0
+
+
+@dataclass
+class _Running:
+    """One life of the child."""
+
+    process: asyncio.subprocess.Process
+    ready: pipe.Ready
+    killed_for: str = ""  # why we killed it, if we did
+    cancelled: bool = False
+    busy: bool = False
+
+
+@dataclass
+class Trainer:
+    """Parent end of the child. Calls come from one event loop; orders are done one after the other."""
+
+    command: Sequence[str]
+    limits: Limits = Limits()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    heard: Callable[[pipe.Started | pipe.Progress], None] = lambda answer: None
+    root: Path = ROOT
+    _running: _Running | None = field(default=None, init=False)
+    _leaving: asyncio.TimerHandle | None = field(default=None, init=False)
+
+    @property
+    def pid(self) -> int | None:
+        return self._running.process.pid if self._running is not None else None
+
+    async def ready(self) -> pipe.Ready:
+        """Start the child if it does not run, and tell what shard it read. Raises LocalError where it cannot start."""
+        self._stay()
+        if self._running is not None and self._running.process.returncode is None:
+            return self._running.ready
+        process = await self._spawn()
+        answer = await self._first_answer(process)
+        if isinstance(answer, pipe.Ready):
+            self._running = _Running(process, answer)
+            self._leave_later()
+            return answer
+        code = await _reap(process)
+        if isinstance(answer, pipe.Failed):
+            raise LocalError(answer.reason)
+        raise LocalError(f"the trainer could not start: {_end(code)}; see its lines above")
+
+    async def do(self, request: pipe.Train) -> pipe.Staged | pipe.Failed | Died:
+        """Hand one order to the child and wait for its end."""
+        await self.ready()
+        self._stay()
+        running = self._running
+        if running is None:
+            return Died("the trainer ended before it began", False)
+        guard = asyncio.ensure_future(self._guard(running))
+        running.busy = True
+        try:
+            return await self._exchange(running, request)
+        finally:
+            running.busy = False
+            guard.cancel()
+            self._leave_later()
+
+    def cancel(self, order: str) -> None:
+        """Stop working on `order`; a child that does not stop within `PATIENCE_S` is killed."""
+        running = self._running
+        if running is None or running.process.returncode is not None or running.process.stdin is None:
+            return
+        running.cancelled = True
+        with contextlib.suppress(ConnectionError):
+            running.process.stdin.write(pipe.encode(pipe.Cancel(order)))
+        asyncio.get_running_loop().call_later(PATIENCE_S, self._kill_if_still_at, running)
+
+    async def stop(self) -> None:
+        """End the child: one that works is killed (its order will be asked for again), another is asked to leave."""
+        self._stay()
+        running, self._running = self._running, None
+        if running is None or running.process.returncode is not None:
+            return
+        if running.busy:
+            _kill(running.process)
+        with contextlib.suppress(ConnectionError):
+            if running.process.stdin is not None:
+                running.process.stdin.write(pipe.encode(pipe.Stop()))
+                running.process.stdin.close()
+        try:
+            await asyncio.wait_for(running.process.wait(), PATIENCE_S)
+        except asyncio.TimeoutError:
+            _kill(running.process)
+            await running.process.wait()
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self.command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env={**os.environ, **self.environment},
+                start_new_session=True,  # Ctrl-C in a terminal is the daemon's to handle
+            )
+        except OSError as error:
+            raise LocalError(f"the trainer could not be started: {error}") from None
+        with contextlib.suppress(OSError):
+            (self.root / f"proc/{process.pid}/oom_score_adj").write_text(_SACRIFICE)
+        return process
+
+    async def _first_answer(self, process: asyncio.subprocess.Process) -> pipe.Answer | None:
+        try:
+            return await _answer(process)
+        except BaseException:
+            _kill(process)
+            await process.wait()
+            raise
+
+    async def _exchange(self, running: _Running, order: str, request: pipe.Train) -> pipe.Staged | pipe.Failed | Died:
+        process = running.process
+        running.cancelled = False
+        try:
+            if process.stdin is not None:
+                process.stdin.write(pipe.encode(request))
+                await process.stdin.drain()
+            while True:
+                answer = await _answer(process)
+                if isinstance(answer, (pipe.Staged, pipe.Failed)):
+                    running.cancelled = False
+                    return answer
+                if answer is None:
+                    break
+                if isinstance(answer, (pipe.Started, pipe.Progress)):
+                    self.heard(answer)
+        except (ConnectionError, LocalError) as error:
+            running.killed_for = running.killed_for or str(error)
+            _kill(process)
+        if self._running is running:
+            self._running = None
+        return _verdict(running, await _reap(process))
+
+    async def _guard(self, running: _Running) -> None:
+        """Kill the child when it and this process outgrow the owner's budget: on a Pi nobody else would."""
+        budget = self.limits.memory_bytes
+        while budget is not None:
+            await asyncio.sleep(WATCH_S)
+            used = (memory.rss_bytes(None, self.root) or 0) + (memory.rss_bytes(running.process.pid, self.root) or 0)
+            if used > budget:
+                running.killed_for = (
+                    f"used {used / 2**20:.0f} MiB of the memory budget of {budget / 2**20:.0f} MiB and was stopped"
+                )
+                _kill(running.process)
+                return
+
+    def _kill_if_still_at(self, running: _Running) -> None:
+        if running.cancelled and running.process.returncode is None:
+            running.killed_for = running.killed_for or "cancelled"
+            _kill(running.process)
+
+    def _leave_later(self) -> None:
+        self._stay()
+        loop = asyncio.get_running_loop()
+        self._leaving = loop.call_later(self.limits.idle_s, lambda: loop.create_task(self.stop()))
+
+    def _stay(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+
+
+def _verdict(running: _Running, code: int) -> Died:
+    if running.cancelled:
+        return Died("cancelled", False)
+    if running.killed_for:
+        return Died(f"the trainer {running.killed_for}", "memory budget" in running.killed_for)
+    if code in _KERNEL_KILLED:
+        return Died("the trainer was killed by the kernel, most likely for want of memory (signal 9)", True)
+    return Died(f"the trainer ended: {_end(code)}", False)
+
+
+def _end(code: int) -> str:
+    """An exit status in words, with advice where a signal has a known cause."""
+    if code == -signal.SIGILL or code == 128 + signal.SIGILL:
+        return (
+            "illegal instruction (signal 4): this torch was built for another processor; torch 2.10.0 does not run on "
+            "a Pi 4, install another version from https://download.pytorch.org/whl/cpu"
+        )
+    if code in _KERNEL_KILLED:
+        return "killed (signal 9), most likely for want of memory"
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+async def _answer(process: asyncio.subprocess.Process) -> pipe.Answer | None:
+    """The child's next answer; None when it has closed its end."""
+    if process.stdout is None:
+        return None
+    try:
+        head = await process.stdout.readexactly(_HEAD)
+        return pipe.decode_answer(await process.stdout.readexactly(pipe.frame_length(head)))
+    except asyncio.IncompleteReadError:
+        return None
+
+
+async def _reap(process: asyncio.subprocess.Process) -> int:
+    """The exit status of a child that has closed its pipe; one that lingers is killed."""
+    try:
+        return await asyncio.wait_for(process.wait(), PATIENCE_S)
+    except asyncio.TimeoutError:
+        _kill(process)
+        return await process.wait()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
