@@ -64,7 +64,8 @@ class Payload:
 
     `coding`: a chain in the codec's text form, such as "bf16-delta" or "topk:0.05/lloyd:4". `version`: the published
     model version that decoding yields (down) or that an update is relative to (up). `base`: the version it is coded
-    against, held by the device under the selection it acknowledged; -1 = none. `selection`: its own, or None for the order's.
+    against, held by the device under the selection it acknowledged; -1 = none. `selection`: its own, or None for the
+    order's.
     """
 
     name: str

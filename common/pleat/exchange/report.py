@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from pleat.exchange.order import OrderId, Payload
+if TYPE_CHECKING:  # names in annotations only: the idle daemon imports this file and has no use for numpy
+    from pleat.exchange.order import OrderId, Payload
 
 
 class Outcome(str, Enum):
@@ -46,16 +48,16 @@ class Report:
     payloads: tuple[Payload, ...] = ()
     samples: int = 0  # samples of the training shard (the weight in the average)
     labels: tuple[int, ...] = ()  # classes present in the shard
-    metrics: Mapping[str, float] = field(default_factory=dict)  # "loss"; "correct", "scored" on the hold-out before training
+    metrics: Mapping[str, float] = field(default_factory=dict)  # "loss"; "correct", "scored" before training
     seconds: Seconds = Seconds()
     peak_bytes: int | None = None  # highest resident memory of daemon + trainer while the order ran
     measured: tuple[Measured, ...] = ()
-    sensors: Mapping[str, float] = field(default_factory=dict)  # celsius, throttled, hertz ... only what the board tells
+    sensors: Mapping[str, float] = field(default_factory=dict)  # celsius, throttled, hertz: what the board tells
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """Hard limits a device's owner set, None = no limit: bytes of memory, seconds a round, bytes up and down a round."""
+    """Hard limits a device's owner set, None = none: bytes of memory, seconds a round, bytes up and down a round."""
 
     memory_bytes: int | None = None
     seconds: float | None = None
