@@ -25,6 +25,7 @@ Content = Chunk | Iterable[Chunk]
 MAGIC = b"PLEATFIL"
 _HEAD = struct.Struct("<8sIQ32s")  # magic, version, payload length, SHA-256 of version, length and payload
 _TEMPORARY = ".tmp"
+_TOKEN = os.urandom(4).hex()  # tells this process's temporary files from those of a crashed one of the same pid
 _serial = itertools.count()
 
 
@@ -82,14 +83,19 @@ def make_folder(folder: Path) -> None:
 
 def temporary_beside(path: Path) -> Path:
     """A fresh name in the same folder, hidden, and known to `clean`."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{next(_serial)}{_TEMPORARY}")
+    return path.with_name(f".{path.name}.{next(_serial)}{_own_mark()}")
+
+
+def _own_mark() -> str:
+    return f".{os.getpid()}-{_TOKEN}{_TEMPORARY}"
 
 
 def clean(folder: Path) -> None:
     """Remove temporary files that a crashed process left in `folder`. Call when no other process writes there."""
     for stale in folder.glob(f".*{_TEMPORARY}"):
-        with contextlib.suppress(OSError):
-            stale.unlink()
+        if not stale.name.endswith(_own_mark()):
+            with contextlib.suppress(OSError):
+                stale.unlink()
 
 
 def write_atomic(path: Path, content: Content, *, mode: int = 0o644) -> None:

@@ -21,6 +21,7 @@ from pleat.params import Array
 Index = NDArray[np.int64]
 Cut = Index | None
 Cuts = tuple[Cut, ...]
+Where = tuple[slice, ...] | tuple[Index, ...]
 Doubles = NDArray[np.float64]
 
 CHUNK = 1 << 16  # entries handled at once: 512 KiB of float64 stay in a core's second-level cache
@@ -110,6 +111,13 @@ def gather(array: NDArray[Any], cuts: Cuts) -> NDArray[Any]:
         if not is_run(cut):
             out = np.take(out, cut, axis=axis)  # type: ignore[arg-type]
     return out
+
+
+def place(shape: tuple[int, ...], cuts: Cuts) -> Where:
+    """An index expression for the outer product of `cuts` in an array of `shape`."""
+    if all(is_run(c) for c in cuts):
+        return tuple(slice(None) if c is None else slice(int(c[0]), int(c[-1]) + 1) for c in cuts)
+    return np.ix_(*(np.arange(n) if c is None else c for n, c in zip(shape, cuts, strict=True)))
 
 
 def scatter(part: NDArray[Any], shape: tuple[int, ...], cuts: Cuts) -> NDArray[Any]:

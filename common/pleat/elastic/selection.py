@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pleat.elastic.place import Cut, Cuts, Index, flat_index, gather, plane, scatter
+from pleat.elastic.place import Cut, Cuts, Index, Where, flat_index, gather, place, plane, scatter
 from pleat.errors import UseError
 from pleat.modelmap import Axis, ModelMap, TensorSpec
 from pleat.params import Array, Params, Sparse, Update
@@ -201,6 +201,11 @@ def shapes(model: ModelMap, selection: Selection) -> dict[str, tuple[int, ...]]:
 def cut_array(array: NDArray[Any], axis_cuts: Cuts) -> NDArray[Any]:
     """`array` restricted to the outer product of `axis_cuts`; a view where every cut is a run, else a copy."""
     return gather(array, axis_cuts)
+
+
+def global_index(spec: TensorSpec, axis_cuts: Cuts) -> Where:
+    """An index expression that addresses the submodel's entries inside the global tensor, for reading or assignment."""
+    return place(spec.shape, axis_cuts)
 
 
 def extract(model: ModelMap, selection: Selection, params: Mapping[str, Array]) -> Params:

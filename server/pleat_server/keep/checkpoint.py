@@ -1,0 +1,171 @@
+"""Checkpoints: a run's whole state at the end of a round, atomic, verified by SHA-256, the last three kept.
+
+    round-000012.safetensors    all arrays, named GROUP/TENSOR (any safetensors reader opens it)
+    round-000012.json           format, round, facts, and the SHA-256 of the arrays' file and of itself
+
+The JSON file is renamed into place last: a checkpoint exists exactly when it does. One whose bytes do not match is
+passed over in favour of the one before, with a note; it is left where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as parse_arrays
+
+from pleat.disk import clean, make_folder, write_together
+from pleat.errors import LocalError, UseError
+
+FORMAT = 1
+KEPT = 3
+
+Arrays = Mapping[str, Mapping[str, NDArray[Any]]]
+
+_TYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
+    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+
+
+def save(folder: Path, round: int, arrays: Arrays, meta: Mapping[str, Any]) -> Path:
+    """Write the checkpoint of `round`: groups of named arrays and JSON-able facts. Returns the JSON file.
+
+    Nothing is copied on the way to disk. Raises LocalError, with the checkpoints as they were.
+    """
+    make_folder(folder)
+    stem = f"round-{round:06d}"
+    tensors, facts = folder / f"{stem}.safetensors", folder / f"{stem}.json"
+    digest, written = hashlib.sha256(), [0]
+
+    def hashed() -> Iterator[memoryview]:
+        for piece in _safetensors(arrays):
+            digest.update(piece)
+            written[0] += piece.nbytes
+            yield piece
+
+    def described() -> Iterator[bytes]:  # consumed after the arrays: their digest is known by then
+        body = {
+            "format": FORMAT,
+            "round": round,
+            "tensors": {"file": tensors.name, "bytes": written[0], "sha256": digest.hexdigest()},
+            "meta": json.loads(json.dumps(meta)),  # keys become strings now, not after the digest
+        }
+        yield json.dumps({**body, "sha256": _of(body)}, indent=1).encode()
+
+    write_together([(tensors, hashed()), (facts, described())])
+    _forget(folder)
+    return facts
+
+
+def present(folder: Path) -> bool:
+    """Whether any checkpoint was ever completed in `folder`."""
+    return folder.is_dir() and bool(_rounds(folder))
+
+
+def load(folder: Path) -> tuple[int, dict[str, dict[str, NDArray[Any]]], dict[str, Any], list[str]]:
+    """(round, arrays, facts, notes) of the newest checkpoint that is whole; a note for each damaged one passed over.
+
+    Raises UseError if there is none at all, LocalError if none is whole.
+    """
+    rounds = _rounds(folder) if folder.is_dir() else []
+    if not rounds:
+        raise UseError(f"no checkpoint in {folder}; give the folder of a run that has closed a round")
+    notes: list[str] = []
+    for number in reversed(rounds):
+        try:
+            arrays, meta = _read(folder / f"round-{number:06d}.json", number)
+        except LocalError as error:
+            notes.append(f"checkpoint of round {number} passed over: {error}")
+            continue
+        if notes:
+            notes.append(f"resuming from the checkpoint of round {number}, the newest that is whole")
+        return number, arrays, meta, notes
+    raise LocalError(f"no checkpoint in {folder} is whole: " + "; ".join(notes))
+
+
+def _rounds(folder: Path) -> list[int]:
+    names = (p.stem.removeprefix("round-") for p in folder.glob("round-*.json"))
+    return sorted(int(n) for n in names if n.isdigit())
+
+
+def _read(path: Path, number: int) -> tuple[dict[str, dict[str, NDArray[Any]]], dict[str, Any]]:
+    try:
+        body = json.loads(path.read_bytes())
+        if not isinstance(body, dict) or body.pop("sha256", None) != _of(body):
+            raise LocalError(f"{path} does not have the SHA-256 it was written with")
+    except (OSError, ValueError) as error:
+        raise LocalError(f"{path} cannot be read: {error}") from error
+    if body["format"] > FORMAT:
+        raise LocalError(f"{path} has format {body['format']}, this pleat reads up to {FORMAT}; install a newer pleat")
+    if body["round"] != number:
+        raise LocalError(f"{path} holds round {body['round']}")
+    tensors = path.with_suffix(".safetensors")
+    try:
+        data = tensors.read_bytes()
+    except OSError as error:
+        raise LocalError(f"{tensors} cannot be read: {error.strerror or error}") from error
+    expected = body["tensors"]
+    if len(data) != expected["bytes"]:
+        raise LocalError(f"{tensors} has {len(data):,} bytes, {expected['bytes']:,} were written")
+    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        raise LocalError(f"{tensors} does not have the SHA-256 it was written with")
+    return _grouped(data, tensors), body["meta"]
+
+
+def _grouped(data: bytes, path: Path) -> dict[str, dict[str, NDArray[Any]]]:
+    try:
+        flat = parse_arrays(data)
+    except SafetensorError as error:
+        raise LocalError(f"{path} is no safetensors file: {error}") from error
+    out: dict[str, dict[str, NDArray[Any]]] = {}
+    for key in sorted(flat):
+        group, _, name = key.partition("/")
+        out.setdefault(unquote(group), {})[name] = flat[key]
+    return out
+
+
+def _safetensors(arrays: Arrays) -> Iterator[memoryview]:
+    """The file's pieces: header length, JSON header, then every array's own memory, in the order of their names."""
+    named = ((f"{quote(g, safe='')}/{n}", a) for g, group in arrays.items() for n, a in group.items())
+    flat = {key: np.asarray(array, order="C") for key, array in named}
+    header: dict[str, Any] = {}
+    offset = 0
+    for key in sorted(flat):
+        array = flat[key]
+        if array.dtype.name not in _TYPES or array.dtype.newbyteorder("<") != array.dtype:
+            raise UseError(f"array {key!r} of type {array.dtype} cannot be kept in a checkpoint")
+        end = offset + array.nbytes
+        header[key] = {"dtype": _TYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # safetensors: the data start at a multiple of 8
+    yield memoryview(struct.pack("<Q", len(text)) + text)
+    for key in sorted(flat):
+        if flat[key].size:
+            yield memoryview(flat[key].reshape(-1).view(np.uint8).data)
+
+
+def _of(body: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON form."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _forget(folder: Path) -> None:
+    """Keep the newest checkpoints; a crash in here leaves at worst an arrays' file that the next call removes."""
+    clean(folder)
+    kept = {f"round-{n:06d}" for n in _rounds(folder)[-KEPT:]}
+    for pattern in ("round-*.json", "round-*.safetensors"):
+        for path in folder.glob(pattern):
+            if path.stem not in kept:
+                with contextlib.suppress(OSError):
+                    path.unlink()
