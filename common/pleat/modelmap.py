@@ -64,7 +64,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class ModelMap:
-    """Tensors, groups and units of one net, sorted by name. Raises nothing itself: `nets/trace.py` builds and checks it."""
+    """Tensors, groups and units of one net, sorted by name. `nets/trace.py` builds and checks it."""
 
     tensors: tuple[TensorSpec, ...]
     groups: tuple[Group, ...]

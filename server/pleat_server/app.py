@@ -62,9 +62,11 @@ def set_up(config: RunConfig, recipe: Recipe, input_shape: tuple[int, ...], clas
 
 
 def serve(config: RunConfig, watch: Watch = lambda event: None) -> dict[str, Any]:
-    """A new run over the gRPC link, to its end; returns the summary. Raises UseError if the folder holds a run already."""
+    """A new run over the gRPC link, to its end; returns the summary. Raises UseError if the folder holds a run."""
     if (config.folder / "run.json").exists():
-        raise UseError(f"{config.folder} holds a run already; go on with `pleat resume {config.folder}`, or name another")
+        raise UseError(
+            f"{config.folder} holds a run already; go on with `pleat resume {config.folder}`, or name another"
+        )
     recipe = read_recipe(config)
     test = shards.read(config.data) if config.data else None
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -128,9 +130,9 @@ def _ask_devices(carrier: Carrier, least: int, watch: Watch) -> tuple[tuple[int,
 
 
 def restore(setup: Setup, config: RunConfig, keep: Keep, watch: Watch) -> State:
-    """The state of the newest good checkpoint, with the journal brought to the same round; a new state if there is none."""
+    """The state of the newest good checkpoint, the journal brought to the same round; a new state if there is none."""
     run = config.folder.name
-    if not any(keep.checkpoints.glob("*")) if keep.checkpoints.is_dir() else True:
+    if not (keep.checkpoints.is_dir() and any(keep.checkpoints.iterdir())):
         return begin(setup, run, config.seed)
     number, arrays, facts, notes = checkpoint.load(keep.checkpoints)
     for note in notes:
@@ -195,7 +197,9 @@ def _finish(config: RunConfig, loop: Loop, watch: Watch) -> dict[str, Any]:
     finally:
         loop.fleet.close()
     export(loop.setup, state, config.folder)
-    summary = summarise(config, loop.setup.model, state, Journal.read(loop.keep.journal.path), time.monotonic() - started)
+    summary = summarise(
+        config, loop.setup.model, state, Journal.read(loop.keep.journal.path), time.monotonic() - started
+    )
     write_atomic(config.folder / "summary.json", msgspec.json.format(msgspec.json.encode(summary), indent=2))
     watch({"event": "done", **summary})
     return summary
@@ -214,7 +218,9 @@ def export(setup: Setup, state: State, folder: Path) -> Path:
     return path
 
 
-def summarise(config: RunConfig, model: ModelMap, state: State, lines: list[dict[str, Any]], wall_s: float) -> dict[str, Any]:
+def summarise(
+    config: RunConfig, model: ModelMap, state: State, lines: list[dict[str, Any]], wall_s: float
+) -> dict[str, Any]:
     """What came of a run. `dense_bytes_*`: what float32 FedAvg of the same rounds and participants moves at least."""
     last = lines[-1] if lines else {}
     reports = sum(1 for line in lines for d in line["devices"] if d["outcome"] == "done")
@@ -252,4 +258,3 @@ def _of_device(name: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
         "submodel": own[-1]["width"],
         "rounds": sum(1 for d in own if d["outcome"] == "done"),
     }
-

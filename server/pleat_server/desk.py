@@ -57,11 +57,15 @@ def check_report(model: ModelMap, order: Order, device: str, data: bytes) -> Rep
     if returned != asked:
         raise RemoteError(f"report {order.id} of {device}: payloads {returned}, asked for {asked}")
     if asked and report.samples < 1:
-        raise RemoteError(f"report {order.id} of {device}: {report.samples} samples; at least 1 is needed to be averaged")
+        raise RemoteError(
+            f"report {order.id} of {device}: {report.samples} samples; at least 1 is needed to be averaged"
+        )
     for payload in report.payloads:
         size = norm(decode_payload(model, order, payload))
         if not np.isfinite(size) or size > LARGEST_NORM:
-            raise RemoteError(f"report {order.id} of {device}: norm {size:.3g} of {payload.name!r} exceeds {LARGEST_NORM:g}")
+            raise RemoteError(
+                f"report {order.id} of {device}: norm {size:.3g} of {payload.name!r} exceeds {LARGEST_NORM:g}"
+            )
     return report
 
 

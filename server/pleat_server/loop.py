@@ -74,7 +74,7 @@ class Loop:
     step: Callable[[str], None] = lambda name: None
 
     def run(self, total: int) -> State:
-        """Close rounds until `total` are closed. Raises Fatal after FAILED_IN_A_ROW rounds in which nothing was accepted."""
+        """Close rounds until `total` are closed. Raises Fatal after FAILED_IN_A_ROW of them without an accepted report."""
         while self.state.round < total:
             self.one()
             if self.state.failed_rounds >= FAILED_IN_A_ROW:
@@ -100,9 +100,18 @@ class Loop:
         closed = rounds.advance(self.setup, replace(published, table=self.state.table), folded)
         scores = self._scores(closed, folded)
         closed = self.fleet.learn(self.setup, closed, decisions, folded, values, scores.get("loss"))
-        moved = {d: tuple(n - m for n, m in zip(now, before.get(d, (0, 0)), strict=True)) for d, now in self._bytes().items()}
+        moved = {
+            d: tuple(n - m for n, m in zip(now, before.get(d, (0, 0)), strict=True)) for d, now in self._bytes().items()
+        }
         line = journal_line(
-            self.setup, decisions, folded, scores, moved, values, rejected, [o for o in asked if o.id not in set(ids)],
+            self.setup,
+            decisions,
+            folded,
+            scores,
+            moved,
+            values,
+            rejected,
+            [o for o in asked if o.id not in set(ids)],
             seconds=self.clock() - started,
         )
         self._close(replace(closed, traffic=_summed(closed.traffic, moved)), line)
@@ -120,7 +129,7 @@ class Loop:
         self.watch({"event": "round", **line})
 
     def _decisions(self) -> Decisions:
-        """What an interrupted sitting decided for this round, else a new decision, made durable before it is acted on."""
+        """What an interrupted sitting decided for this round, else a new decision, durable before it is acted on."""
         number = self.state.round + 1
         kept = self.keep.spool.read_plan(self.state.run, number)
         if kept is not None:
@@ -132,14 +141,16 @@ class Loop:
                 self.carrier.notify(device, reason)
             if decisions.rows:
                 break
-            self._notice(f"round {number}: no device can take part; " + "; ".join(f"{d}: {r}" for d, r in decisions.idle.items()))
+            self._notice(
+                f"round {number}: no device can take part; " + "; ".join(f"{d}: {r}" for d, r in decisions.idle.items())
+            )
             self._pump(1.0)
         self.step("plan")
         self.keep.spool.write_plan(self.state.run, number, msgspec.json.encode(decisions.to_plain()))
         return decisions
 
     def _gather(self, number: int) -> list[str]:
-        """Wait until enough devices are connected and measured; the cohort of this round, a function of seed and round."""
+        """Wait until enough devices are connected and measured; returns the cohort, a function of seed and round."""
         least = self.setup.recipe.server.least
         told = self.clock() - NOTICE_EVERY_S
         while True:
@@ -150,7 +161,11 @@ class Loop:
                 return self.fleet.cohort(self.setup, self.state, number, here)
             if self.clock() - told >= NOTICE_EVERY_S:
                 told = self.clock()
-                missing = f"{len(here)} of {least} devices connected" if len(here) < least else f"measuring {', '.join(waiting)}"
+                missing = (
+                    f"{len(here)} of {least} devices connected"
+                    if len(here) < least
+                    else f"measuring {', '.join(waiting)}"
+                )
                 self._notice(f"round {number}: waiting: {missing}")
             self._pump(0.5)
 
@@ -212,7 +227,9 @@ class Loop:
         elif isinstance(event, Left):
             self.watch({"event": "left", "device": event.device, "reason": event.reason})
         elif isinstance(event, Reported):
-            self.watch({"event": "report", "device": event.device, "round": event.order_id.round, "bytes": event.nbytes})
+            self.watch(
+                {"event": "report", "device": event.device, "round": event.order_id.round, "bytes": event.nbytes}
+            )
         elif isinstance(event, Rejected):
             self._notice(f"{event.device}: {event.reason}")
         elif isinstance(event, Pulse):
@@ -222,7 +239,7 @@ class Loop:
         return {device: (t.up, t.down) for device, t in self.carrier.traffic().items()}
 
     def _scores(self, state: State, folded: rounds.Folded) -> dict[str, Any]:
-        """Accuracy and loss of the evaluated copy, at full size and at every offered size, or by the devices' hold-outs."""
+        """Accuracy and loss of the evaluated copy, whole and at every offered size, or by the devices' hold-outs."""
         if self.evaluate is None:
             return _by_devices(folded)
         sizes: dict[str, float] = {}
@@ -236,7 +253,7 @@ class Loop:
 
 
 def reopen(setup: Setup, state: State, keep: Keep, book: OrderBook) -> None:
-    """Before any device can connect: the orders of an interrupted round are open, and what closed rounds contain is known."""
+    """Before any device can connect: open an interrupted round's orders, and know what closed rounds contain."""
     book.serve(setup.model, state.done)
     kept = keep.spool.read_plan(state.run, state.round + 1)
     if kept is not None:
@@ -250,8 +267,14 @@ def _by_devices(folded: rounds.Folded) -> dict[str, Any]:
     scored = sum(m["scored"] for m in metrics)
     if not scored:
         return {}
-    return {"accuracy": sum(m["correct"] for m in metrics) / scored, "loss": sum(m.get("scored_loss", 0.0) for m in metrics) / scored}
+    return {
+        "accuracy": sum(m["correct"] for m in metrics) / scored,
+        "loss": sum(m.get("scored_loss", 0.0) for m in metrics) / scored,
+    }
 
 
 def _summed(old: Mapping[str, tuple[int, int]], new: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    return {d: (old.get(d, (0, 0))[0] + new.get(d, (0, 0))[0], old.get(d, (0, 0))[1] + new.get(d, (0, 0))[1]) for d in {*old, *new}}
+    return {
+        d: (old.get(d, (0, 0))[0] + new.get(d, (0, 0))[0], old.get(d, (0, 0))[1] + new.get(d, (0, 0))[1])
+        for d in {*old, *new}
+    }

@@ -15,16 +15,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pleat.codec.coding import build, uses_base
 from pleat.codec.transform import Context
 from pleat.elastic.choosers import Draw, choose
 from pleat.elastic.fold import Fold
-from pleat.elastic.selection import Selection, compose, embed, extract, make
+from pleat.elastic.selection import Selection, compose, embed, extract
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Work
 from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
-from pleat.modelmap import ModelMap
+from pleat.modelmap import Axis, ModelMap
 from pleat.params import Params, Update, dense
 from pleat.recipes.recipe import Recipe
 from pleat_server.desk import decode_payload
@@ -49,7 +50,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Decisions:
-    """Who trains which row of the catalogue in one round, and why; plain data, kept so that a resumed round repeats it."""
+    """Who trains which row of the catalogue in one round, and why; plain data, so that a resumed round repeats it."""
 
     round: int
     rows: Mapping[str, int]  # device -> row index
@@ -171,7 +172,7 @@ def fold(setup: Setup, asked: Iterable[Order], read: Callable[[OrderId], bytes],
         order, report = by_id[order_id], report_from_bytes(read(order_id))
         if report.outcome is Outcome.DONE:
             update = decode_payload(setup.model, order, report.payloads[0])
-            total.add(update, counted(setup, order, report), weight_of(setup.recipe, report))
+            total.add(update, order.selection, weight_of(setup.recipe, report), counted_rows(setup, report))
         light = replace(report, payloads=())
         (accepted if report.outcome is Outcome.DONE else empty).append((order, light))
     return Folded(total, tuple(accepted), tuple(empty))
@@ -181,9 +182,16 @@ def weight_of(recipe: Recipe, report: Report) -> float:
     return float(report.samples) if recipe.fold.weights == "samples" else 1.0
 
 
-def counted(setup: Setup, order: Order, report: Report) -> Selection:
-    """Where an update counts: the order's selection, less the rows of classes the device has no sample of."""
-    return order.selection
+def counted_rows(setup: Setup, report: Report) -> dict[str, NDArray[np.int64]] | None:
+    """Where the recipe says so: tensors of the logits -> rows of the classes that the device has samples of."""
+    if not setup.recipe.fold.rows:
+        return None
+    index = np.asarray(sorted(report.labels), np.int64)
+    return {t.name: index for t in setup.model.tensors if t.axes and _is_logits(setup.model, t.axes[0])}
+
+
+def _is_logits(model: ModelMap, axis: Axis) -> bool:
+    return len(axis) == 1 and axis[0].group == LOGITS
 
 
 def updates(
@@ -199,7 +207,7 @@ def updates(
 def advance(setup: Setup, state: State, folded: Folded) -> State:
     """The model after the round: fill, server momentum, averaged copy; and what each device now holds.
 
-    v = m v + step; params += rate v (recipe.md, "sm"); average = d average + (1 - d) params, started at the first model.
+    v = m v + step; params += rate v (recipe.md, "sm"); average = d average + (1 - d) params, from the first model on.
     Where nothing was accepted the model keeps every value and the round counts as failed.
     """
     number = state.round + 1
@@ -243,8 +251,3 @@ def _averaged(average: Params | None, params: Params, decay: float) -> Params | 
     if average is None:
         return params
     return {n: (decay * average[n].astype(np.float64) + (1 - decay) * a).astype(np.float32) for n, a in params.items()}
-
-
-def without_rows(model: ModelMap, group: str, labels: Iterable[int]) -> Selection:
-    """A selection that keeps only the given channels of `group`; used for coverage alone, never to cut a net."""
-    return make(model, {group: sorted(labels)})

@@ -106,7 +106,9 @@ def to_checkpoint(state: State, model: ModelMap) -> tuple[dict[str, dict[str, ND
     return arrays, facts
 
 
-def from_checkpoint(arrays: Mapping[str, Mapping[str, NDArray[Any]]], facts: Mapping[str, Any], model: ModelMap) -> State:
+def from_checkpoint(
+    arrays: Mapping[str, Mapping[str, NDArray[Any]]], facts: Mapping[str, Any], model: ModelMap
+) -> State:
     """The inverse of `to_checkpoint`."""
     masks = arrays.get("masks", {})
     holdings = {}

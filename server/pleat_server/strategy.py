@@ -36,7 +36,7 @@ from pleat_server.state import State
 
 
 class ElasticStrategy(Strategy):
-    """pleat's method as a Flower strategy. `recipe`, `model`, `seed`, `overrides` as in `RunConfig`; `test`: server data.
+    """pleat's method as a Flower strategy. `recipe`, `model`, `seed`, `overrides`: see `RunConfig`; `test`: server data.
 
     Raises UseError for an unknown recipe, net or key.
     """
@@ -154,4 +154,6 @@ class ElasticStrategy(Strategy):
     def summary(self) -> None:
         """Tell the watcher what is about to run."""
         recipe = self.setup.recipe
-        self._watch({"event": "notice", "text": f"{recipe.name}: {len(self.setup.rows)} rows, policy {recipe.plan.policy}"})
+        self._watch(
+            {"event": "notice", "text": f"{recipe.name}: {len(self.setup.rows)} rows, policy {recipe.plan.policy}"}
+        )

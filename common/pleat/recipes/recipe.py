@@ -77,7 +77,7 @@ class Personal(Table, frozen=True):
 
 
 class Training(Table, frozen=True):
-    """Local training: `rate` is the learning rate of SGD with `momentum`; `clip` bounds a batch's gradient norm, 0 = off."""
+    """Local training: `rate` is the learning rate of SGD with `momentum`; `clip` bounds a batch's gradient, 0 = off."""
 
     epochs: int = 2
     batch: int = 32
@@ -200,8 +200,8 @@ def _check(recipe: Recipe, where: str) -> None:
             raise UseError(f"recipe {where}: {key} must be {expected}, got {got!r}")
 
     widths, t, s = recipe.holds.widths, recipe.training, recipe.server
-    falling = list(widths) == sorted(set(widths), reverse=True)
-    need(bool(widths) and falling and all(0 < w <= 1 for w in widths), "holds.widths", "rates in (0, 1], falling", widths)
+    falling = bool(widths) and list(widths) == sorted(set(widths), reverse=True)
+    need(falling and all(0 < w <= 1 for w in widths), "holds.widths", "rates in (0, 1], falling", widths)
     need(all(0 < k <= 1 for k in recipe.returns.keeps), "returns.keeps", "shares in (0, 1]", recipe.returns.keeps)
     need(0 <= recipe.fold.exponent <= 1, "fold.exponent", "in [0, 1]", recipe.fold.exponent)
     need(t.epochs >= 1, "training.epochs", "at least 1", t.epochs)

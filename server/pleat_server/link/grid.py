@@ -47,10 +47,17 @@ class FleetGrid(Grid):
     """`Grid` over `carrier`. `net` and `work` say what stock messages train, unless their config says otherwise."""
 
     def __init__(
-        self, carrier: Carrier, book: OrderBook, spool: Spool, run: str, model: ModelMap, net: NetSpec, work: Work = Work()
+        self,
+        carrier: Carrier,
+        book: OrderBook,
+        spool: Spool,
+        run: str,
+        model: ModelMap,
+        net: NetSpec,
+        work: Work | None = None,
     ) -> None:
         self.carrier, self.book, self.spool = carrier, book, spool
-        self._run_name, self._model, self._net, self._work = run, model, net, work
+        self._run_name, self._model, self._net, self._work = run, model, net, work or Work()
         self._open: dict[str, Order] = {}
         self._asked: dict[str, Message] = {}
         self._ready: dict[str, Message] = {}
@@ -150,8 +157,14 @@ class FleetGrid(Grid):
         frame, _ = transform.encode(params, transform.init(context), context)
         returns = (Return("arrays", "raw"),) if kind is Kind.TRAIN else ()
         return Order(
-            order_id, device, kind, self._net, work=_work(self._work, config),
-            payloads=(Payload("arrays", "raw", frame),), returns=returns, seed=seed,
+            order_id,
+            device,
+            kind,
+            self._net,
+            work=_work(self._work, config),
+            payloads=(Payload("arrays", "raw", frame),),
+            returns=returns,
+            seed=seed,
         )
 
     def _reply(self, message_id: str) -> None:

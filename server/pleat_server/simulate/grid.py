@@ -8,18 +8,17 @@ carrier: stopping the server at any step and starting another carrier over the s
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from pleat.errors import RemoteError
-from pleat.exchange.order import Kind, Order, OrderId
-from pleat.exchange.report import Budgets, Profile, Report
+from pleat.exchange.order import Order, OrderId
+from pleat.exchange.report import Budgets, Profile
 from pleat.exchange.wire import order_from_bytes, order_to_bytes, report_to_bytes
 from pleat.shard import Shard
 from pleat_client import task
-from pleat_client.task import DeviceState
+from pleat_client.state import DeviceState
 from pleat_server.carrier import Desk, Event, Joined, Rejected, Reported, Traffic, Verdict
 from pleat_server.keep.spool import Spool
 
@@ -31,7 +30,7 @@ class VirtualDevice:
     name: str
     shard: Shard
     holdout: Shard | None = None
-    budgets: Budgets = Budgets()
+    budgets: Budgets = field(default_factory=Budgets)
     state: DeviceState = field(default_factory=DeviceState)
     staged: dict[OrderId, tuple[Order, bytes, DeviceState]] = field(default_factory=dict)
     trained: int = 0  # orders carried out, for tests that count
@@ -101,7 +100,9 @@ class InProcess:
         wire = order_to_bytes(order)
         self._count(device.name, down=len(wire))
         if order.id not in device.staged:
-            report, state = task.run(order_from_bytes(wire), device.state, device.shard, device.holdout)
+            report, state = task.run(
+                order_from_bytes(wire), device.state, device.shard, device.holdout, budgets=device.budgets
+            )
             device.trained += 1
             device.staged[order.id] = (order, report_to_bytes(report), state)
         self._deliver(device, order)

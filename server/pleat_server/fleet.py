@@ -1,0 +1,195 @@
+"""The fleet as the loop sees it: the device table, the policy, and the timing of newcomers, behind one door.
+
+Nothing here decides anything itself: budgets filter, the policy chooses, the cost fits learn. What must survive lives
+in `State`; here is only what a restart may forget (who was asked for a timing and when) and the history for people.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pleat.exchange.order import Kind, Order, OrderId
+from pleat.exchange.report import Outcome, Report
+from pleat.exchange.wire import report_from_bytes
+from pleat_server.carrier import Event, Joined, Left, Pulse, Reported
+from pleat_server.keep.history import History
+from pleat_server.keep.spool import Spool
+from pleat_server.plan.budgets import needs
+from pleat_server.plan.catalogue import Row
+from pleat_server.plan.coverage import atoms
+from pleat_server.plan.policies import policy_of
+from pleat_server.plan.situation import Outcome as RoundOutcome
+from pleat_server.plan.situation import Result, survey
+from pleat_server.plan.value.cosine import data_values
+from pleat_server.round import Decisions, Folded, Setup, seed_of, updates, work_of
+from pleat_server.state import State
+
+TIMED_STEPS = 3
+PATIENCE_S = 60.0  # how long a first plan waits for a newcomer's timing
+
+
+class Fleet:
+    """One run's devices. Methods that take a `State` return the next one."""
+
+    def __init__(self, setup: Setup, history: History) -> None:
+        plan = setup.recipe.plan
+        self._policy = policy_of(plan.policy, plan.settings)
+        self._atoms = atoms(setup.model, setup.rows)
+        self._history = history
+        self._asked: dict[str, tuple[Order, float]] = {}
+
+    def close(self) -> None:
+        self._history.close()
+
+    def heard(self, state: State, event: Event) -> State:
+        """The table after an event of the carrier."""
+        table = state.table
+        if isinstance(event, Joined):
+            table = table.join(event.device, event.identity.hex(), event.profile)
+        elif isinstance(event, Left):
+            self._asked.pop(event.device, None)
+            table = table.leave(event.device)
+        elif isinstance(event, Pulse):
+            table = table.pulse(event.device, event.heartbeat)
+        return state if table is state.table else replace(state, table=table)
+
+    def unmeasured(self, setup: Setup, state: State, here: list[str], now: float) -> list[Order]:
+        """MEASURE orders for connected devices that were never timed and have not been asked."""
+        fresh = [d for d in here if d in state.table and state.table[d].cost is None and d not in self._asked]
+        orders = [self._measure_order(setup, state, device) for device in fresh]
+        self._asked |= {order.device: (order, now) for order in orders}
+        return orders
+
+    def measuring(self, here: list[str], now: float) -> list[str]:
+        """Who was asked and may still answer soon."""
+        return [d for d in here if d in self._asked and now - self._asked[d][1] < PATIENCE_S]
+
+    def _measure_order(self, setup: Setup, state: State, device: str) -> Order:
+        rows = _timed(setup, state, device)
+        return Order(
+            id=OrderId(state.run, 0, zlib.crc32(device.encode()) & 0x7FFFFFFF),
+            device=device,
+            kind=Kind.MEASURE,
+            net=setup.net,
+            selection=rows[-1].selection,
+            nested=tuple(r.selection for r in rows),
+            work=replace(work_of(setup.recipe), steps=TIMED_STEPS),
+            seed=seed_of(state.seed, "measure", device),
+            memory_bytes=rows[-1].memory_bytes,
+        )
+
+    def measured(self, state: State, setup: Setup, event: Reported, spool: Spool) -> State:
+        """The table after a timing; a refusal or failure leaves the device to the fleet's median."""
+        report = report_from_bytes(spool.read(event.order_id))
+        spool.discard(event.order_id)
+        asked = self._asked.get(event.device)
+        if asked is None or event.device not in state.table:
+            return state
+        rows = _timed(setup, state, event.device)
+        self._asked[event.device] = (asked[0], -PATIENCE_S)
+        if report.outcome is not Outcome.DONE or not report.measured:
+            return state
+        sizes = list(zip(rows, report.measured, strict=False))
+        return replace(state, table=state.table.measured(event.device, sizes, setup.recipe.training.batch))
+
+    def cohort(self, setup: Setup, state: State, number: int, here: list[str]) -> list[str]:
+        """The devices drawn for a round: a function of seed, round and who is connected."""
+        share = setup.recipe.server.cohort
+        if share >= 1:
+            return here
+        rng = np.random.Generator(np.random.PCG64(seed_of(state.seed, "cohort", number)))
+        size = max(1, round(share * len(here)))
+        return sorted(here[i] for i in rng.permutation(len(here))[:size])
+
+    def decide(self, setup: Setup, state: State, number: int, cohort: list[str]) -> Decisions:
+        """Budgets filter, the policy chooses among what is left."""
+        known = [d for d in cohort if d in state.table]
+        seed = seed_of(state.seed, "policy", number)
+        situation, idle = survey(state.table, known, setup.rows, setup.recipe, number, seed, self._atoms)
+        before = self._policy.begin(seed_of(state.seed, "policy")) if state.policy is None else state.policy
+        chosen, after, diagnostics = self._policy.choose(before, situation)
+        place = {name: i for i, name in enumerate(situation.devices)}
+        predicted = {d: float(situation.times[place[d], r]) for d, r in chosen.items()}
+        return Decisions(number, dict(chosen), idle, predicted, after, diagnostics)
+
+    def values(self, setup: Setup, folded: Folded, read: Callable[[OrderId], bytes]) -> dict[str, float]:
+        """Data value of each accepted update: its cosine to the aggregate of the others (policy.md 4.5)."""
+        if len(folded.accepted) < 2:
+            return {}
+        return data_values(setup.model, lambda: updates(setup, folded, read))
+
+    def learn(
+        self,
+        setup: Setup,
+        state: State,
+        decisions: Decisions,
+        folded: Folded,
+        values: Mapping[str, float],
+        loss: float | None,
+        wall_s: float | None = None,
+    ) -> State:
+        """What the round taught: cost fits, caps, data values, the policy's rewards; and the history for people."""
+        table = state.table.idled(decisions.idle, [*decisions.rows, *decisions.idle])
+        training, results = setup.recipe.training, {}
+        for order, report in (*folded.accepted, *folded.empty):
+            row, name = setup.rows[decisions.rows[order.device]], order.device
+            if name not in table:
+                continue
+            if report.outcome is Outcome.DONE:
+                table = table.observed(
+                    name,
+                    row,
+                    report.seconds,
+                    samples=report.samples,
+                    epochs=training.epochs,
+                    batch=training.batch,
+                    up_bytes=row.up_bytes,
+                    down_bytes=row.down_bytes,
+                    peak_bytes=report.peak_bytes,
+                    value=values.get(name),
+                    throttled=_throttled(report),
+                )
+                results[name] = Result(row.index, _duration(report), values.get(name, 0.0))
+            elif report.outcome is Outcome.REFUSED and report.reason.startswith("does not fit"):
+                table = table.refused(name, row, decisions.round)
+            elif report.outcome is Outcome.KILLED:
+                table = table.killed(name, row, decisions.round)
+        outcome = RoundOutcome(decisions.round, results, state.loss, loss, wall_s)
+        policy = self._policy.observe(decisions.policy, outcome)
+        self._remember(setup, table, decisions)
+        return replace(state, table=table, policy=policy, loss=loss)
+
+    def _remember(self, setup: Setup, table: Any, decisions: Decisions) -> None:
+        for name in (*decisions.rows, *decisions.idle):
+            if name in table:
+                self._history.upsert(history_row(setup, table, name))
+
+
+def history_row(setup: Setup, table: Any, name: str) -> dict[str, Any]:
+    """One device as `pleat devices` shows it; plain facts."""
+    plain: dict[str, Any] = table.to_plain()["devices"][name]
+    plain["submodels"] = [setup.rows[i].width for i in plain.pop("rows")]
+    return plain
+
+
+def _timed(setup: Setup, state: State, device: str) -> list[Row]:
+    """Two or three sizes to time, smallest first: the smallest, middle and largest that the memory allows."""
+    distinct = list({r.selection.digest: r for r in setup.rows}.values())
+    n = needs([state.table[device]], distinct, setup.recipe)
+    fitting = [r for r, m in zip(distinct, n.memory[0] <= n.allowed["memory"][0], strict=True) if m]
+    rows = sorted(fitting or [min(distinct, key=lambda r: r.memory_bytes)], key=lambda r: r.macs)
+    return list({r.index: r for r in (rows[0], rows[len(rows) // 2], rows[-1])}.values())
+
+
+def _throttled(report: Report) -> bool | None:
+    return bool(report.sensors["throttled"]) if "throttled" in report.sensors else None
+
+
+def _duration(report: Report) -> float:
+    s = report.seconds
+    return s.down + s.build + s.train + s.encode + s.up
