@@ -3,9 +3,9 @@
 A row's value for a device is its data value times q(row): a prior (1 - a^2 for pruning rate a; less for coarser
 codings), corrected by what rows turned out to be worth and kept monotone. The deadline comes from `deadline.py`, under
 two constraints: no entry of the model is left without a device while budgets allow it, and no device's mean share over
-ten rounds falls below `floor` (or below the most its budgets afford). Devices that are due are due together: the round
-is slow anyway, so everyone may use it. Source: policy.md 4.1, "Build"; with N < 20 devices it probes no neighbouring
-rows, since the experiment there found that the correction gains nothing and each probe costs quality.
+ten rounds falls below `floor` (or below the most its budgets afford). What one device is owed stretches the deadline
+for all, so everyone may use it. Source: policy.md 4.1, "Build"; with fewer than 20 devices no neighbouring rows are
+probed, since the experiment there found that the correction gains nothing and each probe costs quality.
 """
 
 from __future__ import annotations
@@ -70,11 +70,12 @@ class Sweep:
         shares = np.array([r.density for r in situation.rows])
         best = round_.deadline(values, state["overhead"])
         pick = sweeping.under(round_.times, values, round_.feasible, best)
-        due = self._due(state, round_, pick, shares)
+        enough = self._enough(state, round_, shares)
+        due = ~enough[np.arange(len(pick)), pick]
         if due.any():
-            largest = np.where(round_.feasible, shares + 1e-6 * worth, -1.0).argmax(axis=1)
-            best = max(best, float(round_.times[due, largest[due]].max()))
-            pick = np.where(due, largest, sweeping.under(round_.times, values, round_.feasible, best))
+            owed = np.where(enough, round_.times, np.inf).argmin(axis=1)
+            best = max(best, float(round_.times[due, owed[due]].max()))
+            pick = np.where(due, owed, sweeping.under(round_.times, values, round_.feasible, best))
         pick = sweeping.cover(pick, round_.times, values, round_.feasible, best, round_.atoms)
         pick, probing = self._probe(pick, best, round_, situation)
         plan = {d: int(r) for d, r in zip(names, pick, strict=True)}
@@ -101,16 +102,16 @@ class Sweep:
         q[order] = np.maximum.accumulate(q[order])
         return q
 
-    def _due(self, state: State, round_: _Round, pick: NDArray[np.int64], shares: Floats) -> NDArray[np.bool_]:
-        """Whose mean share over the window would fall below the floor with `pick`."""
-        if not self.floor:
-            return np.zeros(len(pick), np.bool_)
+    def _enough(self, state: State, round_: _Round, shares: Floats) -> NDArray[np.bool_]:
+        """[device, row]: whether the row keeps the device's mean share over the window at the floor, or at the most
+        that its budgets afford now; a device too far behind has its largest rows only."""
         past = [state["shares"].get(name, [])[-(WINDOW - 1) :] for name in round_.names]
-        sums, counts = np.array([sum(p) for p in past]), np.array([len(p) for p in past])
-        afforded = np.where(round_.feasible, shares, 0.0).max(axis=1)
-        mean = (sums + shares[pick]) / (counts + 1)
-        below: NDArray[np.bool_] = mean < np.minimum(self.floor, afforded) - 1e-9
-        return below
+        sums, counts = np.array([sum(p) for p in past])[:, None], np.array([len(p) for p in past])[:, None]
+        afforded = np.where(round_.feasible, shares, 0.0).max(axis=1, keepdims=True)
+        mean = (sums + shares) / (counts + 1)
+        reached = np.minimum(np.minimum(self.floor, afforded), (sums + afforded) / (counts + 1))
+        enough: NDArray[np.bool_] = round_.feasible & (mean >= reached - 1e-9)
+        return enough
 
     def _probe(
         self, pick: NDArray[np.int64], best: float, round_: _Round, situation: Situation
