@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from pleat.nets.build import initial, spec
+from pleat.nets.trace import model_map
 from safetensors.numpy import save as to_safetensors
 
 from pleat import shard as shards
@@ -20,8 +22,6 @@ from pleat.disk import write_atomic
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
 from pleat.modelmap import ModelMap
-from pleat.nets.build import initial, spec
-from pleat.nets.trace import model_map
 from pleat.params import count
 from pleat.recipes import recipe as recipes
 from pleat.recipes.recipe import Recipe
@@ -132,7 +132,7 @@ def _ask_devices(carrier: Carrier, least: int, watch: Watch) -> tuple[tuple[int,
 def restore(setup: Setup, config: RunConfig, keep: Keep, watch: Watch) -> State:
     """The state of the newest good checkpoint, the journal brought to the same round; a new state if there is none."""
     run = config.folder.name
-    if not (keep.checkpoints.is_dir() and any(keep.checkpoints.iterdir())):
+    if not checkpoint.present(keep.checkpoints):
         return begin(setup, run, config.seed)
     number, arrays, facts, notes = checkpoint.load(keep.checkpoints)
     for note in notes:

@@ -29,7 +29,7 @@ class Desk(Protocol):
     def admit(self, device: str, order_id: OrderId, data: bytes) -> None:
         """Decode and check one report, given as serialised bytes. Raises RemoteError to refuse it by name."""
 
-    def settle(self, device: str, order_id: OrderId, commit: Callable[[], None]) -> bool:
+    def settle(self, device: str, order_id: OrderId, commit: Callable[[], object]) -> bool:
         """Call `commit` (rename into the spool, fsync) if the order is still open, and tell whether it was.
 
         Closing a round waits for a commit under way: no report becomes durable unseen by the fold. False: return it.

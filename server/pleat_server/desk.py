@@ -118,7 +118,7 @@ class OrderBook:
             except UseError as error:  # a shape or name that does not fit is the device's fault here
                 raise RemoteError(f"report {order_id} of {device}: {error}") from None
 
-    def settle(self, device: str, order_id: OrderId, commit: Callable[[], None]) -> bool:
+    def settle(self, device: str, order_id: OrderId, commit: Callable[[], object]) -> bool:
         with self._lock:
             order = self._open.get(order_id)
             if order is None or order.device != device:

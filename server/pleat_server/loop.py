@@ -74,7 +74,7 @@ class Loop:
     step: Callable[[str], None] = lambda name: None
 
     def run(self, total: int) -> State:
-        """Close rounds until `total` are closed. Raises Fatal after FAILED_IN_A_ROW of them without an accepted report."""
+        """Close rounds until `total` are closed. Raises Fatal after FAILED_IN_A_ROW without an accepted report."""
         while self.state.round < total:
             self.one()
             if self.state.failed_rounds >= FAILED_IN_A_ROW:
@@ -114,7 +114,7 @@ class Loop:
             [o for o in asked if o.id not in set(ids)],
             seconds=self.clock() - started,
         )
-        self._close(replace(closed, traffic=_summed(closed.traffic, moved)), line)
+        self._close(closed, line)
 
     def _close(self, state: State, line: dict[str, Any]) -> None:
         self.step("checkpoint")
@@ -270,11 +270,4 @@ def _by_devices(folded: rounds.Folded) -> dict[str, Any]:
     return {
         "accuracy": sum(m["correct"] for m in metrics) / scored,
         "loss": sum(m.get("scored_loss", 0.0) for m in metrics) / scored,
-    }
-
-
-def _summed(old: Mapping[str, tuple[int, int]], new: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    return {
-        d: (old.get(d, (0, 0))[0] + new.get(d, (0, 0))[0], old.get(d, (0, 0))[1] + new.get(d, (0, 0))[1])
-        for d in {*old, *new}
     }

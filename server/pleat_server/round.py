@@ -167,7 +167,7 @@ class Folded:
 def fold(setup: Setup, asked: Iterable[Order], read: Callable[[OrderId], bytes], ids: Iterable[OrderId]) -> Folded:
     """Fold the reports `ids` in id order. They have passed the desk, so nothing is rejected here."""
     by_id = {o.id: o for o in asked}
-    total, accepted, empty = Fold(setup.model), [], []
+    total, accepted, empty = Fold(setup.model), list[tuple[Order, Report]](), list[tuple[Order, Report]]()
     for order_id in sorted(ids):
         order, report = by_id[order_id], report_from_bytes(read(order_id))
         if report.outcome is Outcome.DONE:

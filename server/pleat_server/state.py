@@ -47,7 +47,6 @@ class State:
     policy: Any = None
     failed_rounds: int = 0  # in a row, up to now
     done: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # closed round -> ranks whose reports it contains
-    traffic: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # device -> bytes up, down of earlier sittings
     loss: float | None = None  # of the model after the last closed round, on whatever data there is
     extras: Mapping[str, Params] = field(default_factory=dict)  # named tensors of methods
 
@@ -100,7 +99,6 @@ def to_checkpoint(state: State, model: ModelMap) -> tuple[dict[str, dict[str, ND
         "policy": state.policy,
         "failed_rounds": state.failed_rounds,
         "done": [[number, list(ranks)] for number, ranks in sorted(state.done.items())],
-        "traffic": {k: list(v) for k, v in state.traffic.items()},
         "loss": state.loss,
     }
     return arrays, facts
@@ -135,7 +133,6 @@ def from_checkpoint(
         policy=facts["policy"],
         failed_rounds=facts["failed_rounds"],
         done={number: tuple(ranks) for number, ranks in facts["done"]},
-        traffic={k: (v[0], v[1]) for k, v in facts["traffic"].items()},
         loss=facts["loss"],
         extras=extras,
     )

@@ -36,7 +36,7 @@ from pleat_server.state import State
 
 
 class ElasticStrategy(Strategy):
-    """pleat's method as a Flower strategy. `recipe`, `model`, `seed`, `overrides`: see `RunConfig`; `test`: server data.
+    """pleat's method as a Flower strategy. `recipe` to `overrides` as in `RunConfig`; `test`: the server's own data.
 
     Raises UseError for an unknown recipe, net or key.
     """

@@ -131,7 +131,10 @@ class InProcess:
             writer.abort()
             self._events.append(Rejected(device.name, order.id, str(error)))
             return Verdict.RETURN
-        return Verdict.TAKE if self._desk.settle(device.name, order.id, writer.commit) else Verdict.RETURN
+        if self._desk.settle(device.name, order.id, writer.commit):
+            return Verdict.TAKE
+        writer.abort()
+        return Verdict.RETURN
 
     def _count(self, device: str, up: int = 0, down: int = 0) -> None:
         old = self._traffic[device]
