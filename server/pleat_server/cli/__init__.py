@@ -1,0 +1,90 @@
+"""The `pleat` command, one verb a file. An error is one line on standard error and an exit code, never a traceback.
+
+Exit codes: 0 done; 2 asked for something that cannot be; 130 stopped by Ctrl-C (143 by SIGTERM) and resumable; else 1.
+Verbs import what is heavy (torch, matplotlib, grpc) only once they run, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import click
+import typer
+
+from pleat import __version__
+from pleat.errors import PleatError
+from pleat_server.cli import bench, demo, devices, eval, plot, recipes, resume, serve, shards, simulate
+
+VERBS = (demo, serve, simulate, resume, shards, devices, recipes, plot, eval, bench)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the same clean stop as Ctrl-C, under another exit code."""
+
+
+def command() -> click.Command:
+    """The whole command line."""
+    app = typer.Typer(
+        name="pleat",
+        help="Federated learning that folds one model to fit every device.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    for verb in VERBS:
+        app.command(verb.__name__.rpartition(".")[2])(verb.run)
+    app.callback()(_top)
+    return typer.main.get_command(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"pleat {__version__}")
+        raise typer.Exit
+
+
+def _top(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and end.", is_eager=True, callback=_version
+    ),
+) -> None:
+    """Federated learning that folds one model to fit every device."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        result: Any = command().main(words, prog_name="pleat", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except PleatError as error:
+        return _complain(str(error), error.exit_code)
+    except click.UsageError as error:
+        verb = error.ctx.command_path if error.ctx else "pleat"
+        return _complain(f"{error.format_message()} See `{verb} --help`", 2)
+    except click.ClickException as error:
+        return _complain(error.format_message(), error.exit_code)
+    except (Terminated, KeyboardInterrupt, click.Abort) as error:
+        terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
+        return _complain("stopped", 143 if terminated else 130)
+    except BrokenPipeError:  # the reader of our output (head, less) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _on_terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _complain(text: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"pleat: {' '.join(text.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,29 @@
+"""`pleat eval`: score a run's model, whole or cut to a width, on any data of its shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pleat_server.cli import options
+
+
+def run(
+    folder: options.Run,
+    data: Annotated[Path, typer.Option(help="Samples to score on, .npz with x and y.")],
+    width: Annotated[float, typer.Option(help="Width rate of the submodel, 1 = the whole model.")] = 1.0,
+    json: options.Json = False,
+) -> None:
+    """Score the model a run has come to (its averaged copy, where the recipe keeps one)."""
+    from pleat_server.exported import score_run
+
+    result = score_run(folder, data, width)
+    if json:
+        options.dump(result)
+        return
+    print(
+        f"accuracy {result['accuracy']:.2%}  loss {result['loss']:.4f}  on {result['samples']} samples, "
+        f"width {result['width']:g}, round {result['round']}"
+    )

@@ -1,0 +1,106 @@
+"""What several verbs read from the command line, and how they print. Units stand in the help texts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pleat.errors import UseError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+RUNS = Path("runs")
+
+RecipeName = Annotated[str, typer.Option("--recipe", help="Method: a name from `pleat recipes`, or a .toml file.")]
+ModelName = Annotated[
+    str, typer.Option("--model", help="Net: mlp, cnn, caldas, resnet6, resnet18 or package.module:function.")
+]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds to run.")]
+Seed = Annotated[int, typer.Option("--seed", help="Everything random follows from it.")]
+Policy = Annotated[
+    str, typer.Option("--policy", help="Who trains what: sweep, ducb, lookup or fixed. Default: the recipe's.")
+]
+Folder = Annotated[Path | None, typer.Option("--folder", help="Folder of the run. Default: runs/RECIPE-MODEL-N.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write the summary to this file as JSON.", metavar="FILE")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Lay one value over the recipe, such as training.epochs=4. Repeatable.", metavar="KEY=VALUE"
+    ),
+]
+Run = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
+
+
+def overrides(words: list[str] | None) -> dict[str, Any]:
+    """{"training": {"epochs": 4}} of ["training.epochs=4"]; a value is TOML, or else a plain word."""
+    out: dict[str, Any] = {}
+    for word in words or []:
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            raise UseError(f"--set {word}: expected KEY=VALUE, such as training.epochs=4")
+        table = out
+        *path, last = key.strip().split(".")
+        for name in path:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise UseError(f"--set {word}: {name} was set to a value before")
+        table[last] = _value(text.strip())
+    return out
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """(1, 28, 28) of "1x28x28"; () of ""."""
+    try:
+        numbers = tuple(int(n) for n in text.lower().split("x")) if text else ()
+    except ValueError:
+        numbers = (0,)
+    if any(n < 1 for n in numbers):
+        raise UseError(f"{text!r} is no shape of a sample; write channels x height x width, such as 1x28x28")
+    return numbers
+
+
+def new_folder(recipe: str, model: str) -> Path:
+    """runs/RECIPE-MODEL-N with the first N that is free. Short, because the run's name travels with every order."""
+    stem = f"{Path(recipe).stem}-{model.rpartition(':')[2]}"
+    number = 1
+    while (RUNS / f"{stem}-{number}").exists():
+        number += 1
+    return RUNS / f"{stem}-{number}"
+
+
+def latest_run() -> Path:
+    """The run begun last under runs/. Raises UseError if there is none."""
+    found = sorted(RUNS.glob("*/run.json"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise UseError("no run under runs/; begin one with `pleat serve` or `pleat demo`, or name its folder")
+    return found[-1].parent
+
+
+def dump(value: object) -> None:
+    """JSON on standard output."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as JSON in the file `path`, whole or not at all."""
+    from pleat.disk import write_atomic
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (json.dumps(value, indent=2, default=str) + "\n").encode())

@@ -1,0 +1,49 @@
+"""`pleat shards`: deal a data set out to devices, one .npz file each, and hold some of it out for the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pleat_server.cli import options
+
+
+def run(
+    source: Annotated[str, typer.Argument(help="digits, FILE.npz, a folder of images, or a torchvision name.")],
+    devices: Annotated[int, typer.Option(min=1, help="Number of shards.")] = 4,
+    split: Annotated[str, typer.Option(help="iid, dirichlet:A, quantity:A, labels:K or client.")] = "dirichlet:0.3",
+    noise: Annotated[
+        float, typer.Option(help="Blur: standard deviation of noise on the last device, rising from 0 on the first.")
+    ] = 0.0,
+    holdout: Annotated[float, typer.Option(help="Share held out for the server, in test.npz.")] = 0.2,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("shards"),
+    shape: Annotated[str, typer.Option(help="Reshape every sample, such as 1x28x28.")] = "",
+    size: Annotated[int, typer.Option(min=1, help="Edge in pixels that images from files are resized to.")] = 32,
+    root: Annotated[Path, typer.Option(help="Where torchvision keeps its files.")] = Path("data"),
+    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch what is missing.")] = False,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Make one shard a device: OUT/device-0.npz and on, and OUT/test.npz for the server."""
+    from pleat.shard import write
+    from pleat_server.shards import deal
+    from pleat_server.sources import open_source
+
+    opened = open_source(source, shape=options.shape(shape) or None, size=size, root=root, download=download)
+    dealt = deal(opened, devices, split, holdout=holdout, noise=noise, seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    digits = len(str(devices - 1))
+    named = {f"device-{i:0{digits}}.npz": s for i, s in enumerate(dealt.devices)}
+    if dealt.test is not None:
+        named["test.npz"] = dealt.test
+    rows = []
+    for name, shard in named.items():
+        write(out / name, shard)
+        rows.append({"file": str(out / name), "samples": len(shard), "labels": list(shard.labels)})
+    if json:
+        options.dump(rows)
+        return
+    for row in rows:
+        print(f"{row['file']}  {row['samples']} samples of classes {row['labels']}")

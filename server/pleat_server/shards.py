@@ -1,0 +1,172 @@
+"""Deals one labelled data set out to devices, in the ways federated data differ; pure, and a function of the seed.
+
+Splits, written as the command line takes them: `iid`; `dirichlet:A` (each class dealt by shares drawn from
+Dirichlet(A): the smaller A, the fewer classes a device sees); `quantity:A` (the same mix everywhere, sizes by
+Dirichlet(A)); `labels:K` (K classes a device); `client` (by the writer, user or client the data set names).
+Every sample goes to exactly one device, but for classes that `labels:K` leaves without a device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pleat.errors import UseError
+from pleat.shard import Shard
+
+Index = NDArray[np.int64]
+
+LEAST = 8  # samples a device gets at least; draws that give fewer are drawn again
+TRIES = 2000
+SPLITS = "iid, dirichlet:A, quantity:A, labels:K or client"
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A whole data set. `clients`: who wrote each sample, as numbers from 0; None where the data set does not say."""
+
+    shard: Shard
+    clients: Index | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    """`test`: samples held out for the server, None if none were asked for; `devices`: one shard each."""
+
+    devices: tuple[Shard, ...]
+    test: Shard | None
+
+
+def deal(source: Source, devices: int, split: str, *, holdout: float = 0.2, noise: float = 0.0, seed: int = 0) -> Dealt:
+    """Hold out a share for the server, deal the rest to `devices`, and blur them by `noise` (see `blurred`).
+
+    Under the `client` split whole clients are held out, so that the server tests on people nobody trained on.
+    Raises UseError for a split that is unknown or cannot be had from this data set.
+    """
+    if devices < 1:
+        raise UseError(f"--devices must be at least 1, got {devices}")
+    if not 0 <= holdout < 1:
+        raise UseError(f"--holdout must be a share in [0, 1), got {holdout}")
+    rng = np.random.Generator(np.random.PCG64(seed))
+    kind, number = _parsed(split)
+    train, test = _held_out(source, holdout, rng, whole_clients=kind == "client")
+    if train.size < devices * LEAST:
+        raise UseError(f"{train.size} samples cannot give {devices} devices {LEAST} each; ask for fewer --devices")
+    parts = _parts(source, train, devices, kind, number, rng)
+    y = source.shard.y
+    shards = [Shard(source.shard.x[train[p]], y[train[p]]) for p in parts]
+    held = Shard(source.shard.x[test], y[test]) if test.size else None
+    return Dealt(tuple(blurred(s, noise, i, devices, seed) for i, s in enumerate(shards)), held)
+
+
+def blurred(shard: Shard, noise: float, rank: int, devices: int, seed: int) -> Shard:
+    """Feature skew: Gaussian noise whose standard deviation rises from 0 on the first device to `noise` on the last."""
+    if noise < 0 or not np.isfinite(noise):
+        raise UseError(f"--noise must be a standard deviation, 0 or more, got {noise}")
+    scale = noise * rank / max(1, devices - 1)
+    if scale == 0:
+        return shard
+    rng = np.random.Generator(np.random.PCG64([seed, rank]))
+    drawn = rng.standard_normal(shard.x.shape, np.float32)
+    return Shard(shard.x + np.float32(scale) * drawn, shard.y)
+
+
+def _parsed(split: str) -> tuple[str, float]:
+    """("dirichlet", 0.3) of "dirichlet:0.3"."""
+    kind, _, text = split.partition(":")
+    plain = kind in ("iid", "client")
+    if not (plain or kind in ("dirichlet", "quantity", "labels")) or plain == bool(text):
+        raise UseError(f"unknown split {split!r}; expected {SPLITS}, such as dirichlet:0.3")
+    try:
+        number = 0.0 if plain else float(text)
+    except ValueError:
+        raise UseError(f"split {split!r}: {text!r} is no number; expected one such as {kind}:2") from None
+    if not plain and not (0 < number < float("inf")):
+        raise UseError(f"split {split!r}: the number must be above 0")
+    if kind == "labels" and number != int(number):
+        raise UseError(f"split {split!r}: classes a device must be a whole number, such as labels:2")
+    return kind, number
+
+
+def _held_out(source: Source, share: float, rng: np.random.Generator, whole_clients: bool) -> tuple[Index, Index]:
+    """Positions to train on and positions held out."""
+    count = len(source.shard)
+    if not whole_clients:
+        order = rng.permutation(count)
+        cut = int(share * count)
+        return np.sort(order[cut:]), np.sort(order[:cut])
+    if source.clients is None:
+        raise UseError("split client: this data set does not say who wrote what; an .npz says so in an array `client`")
+    people = rng.permutation(np.unique(source.clients))
+    out = np.isin(source.clients, people[: int(share * people.size)])
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def _parts(
+    source: Source, train: Index, devices: int, kind: str, number: float, rng: np.random.Generator
+) -> list[Index]:
+    """Positions within `train` for each device."""
+    y = source.shard.y[train]
+    if kind == "client":
+        assert source.clients is not None  # `_held_out` has refused this
+        return _by_client(source.clients[train], devices)
+    if kind == "labels":
+        return _by_labels(y, devices, int(number), rng)
+    if kind == "iid":
+        return [np.sort(p) for p in np.array_split(rng.permutation(y.size), devices)]
+    for _ in range(TRIES):
+        parts = _by_class(y, devices, number, rng) if kind == "dirichlet" else _by_size(y.size, devices, number, rng)
+        if min(p.size for p in parts) >= LEAST:
+            return parts
+    raise UseError(f"split {kind}:{number:g} leaves some of {devices} devices under {LEAST} samples; raise the number")
+
+
+def _by_class(y: Index, devices: int, alpha: float, rng: np.random.Generator) -> list[Index]:
+    parts: list[list[Index]] = [[] for _ in range(devices)]
+    for label in np.unique(y):
+        where = rng.permutation(np.flatnonzero(y == label))
+        shares = rng.dirichlet(np.full(devices, alpha))
+        ends = (np.cumsum(shares)[:-1] * where.size).astype(np.int64)
+        for part, piece in zip(parts, np.split(where, ends), strict=True):
+            part.append(piece)
+    return [np.sort(np.concatenate(p)) for p in parts]
+
+
+def _by_size(count: int, devices: int, alpha: float, rng: np.random.Generator) -> list[Index]:
+    ends = (np.cumsum(rng.dirichlet(np.full(devices, alpha)))[:-1] * count).astype(np.int64)
+    return [np.sort(p) for p in np.split(rng.permutation(count), ends)]
+
+
+def _by_labels(y: Index, devices: int, each: int, rng: np.random.Generator) -> list[Index]:
+    labels = rng.permutation(np.unique(y))
+    if each > labels.size:
+        raise UseError(f"split labels:{each}: the data set has {labels.size} classes")
+    deck = [labels[np.arange(i * each, (i + 1) * each) % labels.size] for i in range(devices)]
+    parts: list[list[Index]] = [[] for _ in range(devices)]
+    for label in labels:
+        holders = [i for i, own in enumerate(deck) if label in own]
+        where = rng.permutation(np.flatnonzero(y == label))
+        for i, piece in zip(holders, np.array_split(where, max(1, len(holders))), strict=False):
+            parts[i].append(piece)
+    out = [np.sort(np.concatenate(p)) for p in parts]
+    if min(p.size for p in out) < LEAST:
+        raise UseError(
+            f"split labels:{each} leaves some of {devices} devices under {LEAST} samples; ask for fewer devices"
+        )
+    return out
+
+
+def _by_client(clients: Index, devices: int) -> list[Index]:
+    """Clients in their own order, dealt to devices in turn."""
+    people = np.unique(clients)
+    if people.size < devices:
+        raise UseError(
+            f"split client: {people.size} clients cannot be dealt to {devices} devices; ask for fewer --devices"
+        )
+    turn = np.searchsorted(people, clients) % devices
+    out = [np.flatnonzero(turn == i) for i in range(devices)]
+    if min(p.size for p in out) < 2:
+        raise UseError("split client: some device would have a single sample; ask for fewer --devices")
+    return out
