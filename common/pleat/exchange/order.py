@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from pleat.elastic.selection import WHOLE, Selection
+if TYPE_CHECKING:  # the idle daemon knows order ids and has no use for numpy, 13 MB
+    from pleat.elastic.selection import Selection
 
 Scalar = int | float | str | bool
 
@@ -25,6 +27,12 @@ class OrderId:
 
     def __str__(self) -> str:
         return f"{self.run}/{self.round}/{self.rank}"
+
+
+def _whole() -> Selection:
+    from pleat.elastic.selection import WHOLE
+
+    return WHOLE
 
 
 class Kind(str, Enum):
@@ -90,7 +98,7 @@ class Order:
     device: str
     kind: Kind
     net: NetSpec
-    selection: Selection = WHOLE
+    selection: Selection = field(default_factory=_whole)
     nested: tuple[Selection, ...] = ()  # smaller selections the objective trains along, or MEASURE's sizes; global
     work: Work = Work()
     payloads: tuple[Payload, ...] = ()
