@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

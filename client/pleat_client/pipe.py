@@ -9,7 +9,7 @@ machine and trust each other; the length is still checked, so that a stray print
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
@@ -88,8 +88,9 @@ class Failed(Message, frozen=True):
 Request = Train | Cancel | Stop
 Answer = Ready | Started | Progress | Staged | Failed
 
-_requests = msgspec.msgpack.Decoder(Request)
-_answers = msgspec.msgpack.Decoder(Answer)
+_Message = TypeVar("_Message")
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 
 
 def encode(message: Message) -> bytes:
@@ -150,7 +151,7 @@ def _exactly(stream: BinaryIO, n: int) -> bytes | None:
     return b"".join(parts)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Request] | msgspec.msgpack.Decoder[Answer], body: bytes):  # type: ignore[no-untyped-def]
+def _decode(decoder: msgspec.msgpack.Decoder[_Message], body: bytes) -> _Message:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:

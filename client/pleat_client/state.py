@@ -92,7 +92,8 @@ def limited(state: DeviceState, cap_bytes: int) -> DeviceState:
 
 _ENTRY_BYTES = 8  # of a sparse entry on disk: a 32-bit place and a float
 
-# As bytes: MessagePack of (version, selection, held, residual, sent, absorbed); a tensor is (shape, packed?, places, values).
+# As bytes: MessagePack of (version, selection, held, residual, sent, absorbed); a tensor is (shape, places, values),
+# with places None where it is dense.
 
 _Tensor = tuple[tuple[int, ...], bytes | None, bytes]
 _Plain = tuple[

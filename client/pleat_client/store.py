@@ -1,4 +1,4 @@
-"""Store: everything a device keeps on its disk, in one folder, atomic and without torch or numpy.
+"""Store: everything a device keeps on its disk, in one folder, atomic and without torch.
 
     identity                      32 random bytes made at the first start, readable by the owner alone
     runs/RUN/7-2.acked            the state after round 7's order (rank 2), whose report the server has
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from pleat.disk import read_versioned, sync_folder, write_atomic, write_versioned
-from pleat.errors import LocalError, PleatError
+from pleat.disk import failure, make_folder, read_versioned, set_aside, sync_folder, write_atomic, write_versioned
+from pleat.errors import LocalError
 from pleat.exchange.order import OrderId
 
 VERSION = 1  # of the state files
@@ -49,13 +49,13 @@ class Store:
     def identity(self) -> bytes:
         """The device's secret, made at the first call. Raises LocalError where it cannot be kept or is damaged."""
         path = self.root / "identity"
+        make_folder(self.root)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 _create_private(path, secrets.token_bytes(32))
             secret = path.read_bytes()
         except OSError as error:
-            raise LocalError(f"state folder {self.root}: cannot keep the identity: {error}") from None
+            raise failure(error, "identity", path) from None
         if len(secret) != 32:
             raise LocalError(f"identity {path}: {len(secret)} bytes, expected 32; remove it to become a new device")
         return secret
@@ -69,7 +69,7 @@ class Store:
         fresh = folder.with_name(f".{folder.name}")
         try:
             shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir(parents=True)
+            make_folder(fresh)
             if state is not None:
                 write_versioned(fresh / "state", VERSION, state)
             write_atomic(fresh / "report", report)
@@ -77,7 +77,7 @@ class Store:
             os.replace(fresh, folder)
             sync_folder(folder.parent)
         except OSError as error:
-            raise LocalError(f"state folder {self.root}: cannot stage the report of {order_id}: {error}") from None
+            raise failure(error, "report", folder, len(report) + len(state or b"")) from None
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         return folder / "report"
@@ -144,14 +144,12 @@ class Store:
         return sorted(found)
 
     def _read(self, path: Path) -> bytes | None:
-        if not path.exists():
-            return None
         try:
-            return read_versioned(path, VERSION)
-        except (OSError, PleatError) as error:
-            aside = path.with_name(f"{path.name}.damaged")
-            os.replace(path, aside)
-            self.notes.append(f"set aside {aside}: {error}")
+            return read_versioned(path, VERSION)[1]
+        except FileNotFoundError:  # a refusal has no state; or the other process has just renamed it
+            return None
+        except LocalError as error:
+            self.notes.append(f"set aside {set_aside(path)}: {error}")
             return None
 
 

@@ -112,9 +112,9 @@ def _bind(module: nn.Module, tensors: dict[str, Tensor]) -> None:
 class Nested:
     """One smaller submodel inside a flat one: the same weights, its gradients added to the same gradient.
 
-    Where a smaller tensor is a plain window of the larger one, it is bound once: a leaf whose storage is the larger
-    weight's and whose gradient is a window of the larger gradient. Elsewhere (scattered channels, element masks) it is
-    cut anew for every batch and differentiated through.
+    Where a smaller tensor is a plain window of the larger one, it is bound once, as a leaf whose storage is the larger
+    weight's; `collect` adds its gradient to the same window of the larger gradient. Elsewhere (scattered channels,
+    element masks) it is cut anew for every batch and differentiated through.
     """
 
     def __init__(self, whole: nn.Module, model: ModelMap, inner: Selection, outer: Selection, flat: Flat) -> None:
@@ -123,12 +123,10 @@ class Nested:
         self._masks = local_masks(model, inner)
         windows = views(model, inner, outer, {n: p.detach() for n, p in flat.leaf.items()})
         gradients = views(model, inner, outer, flat.grads)
-        fixed = {}
-        for name, window in windows.items():
-            if name not in self._masks and _shares(window, flat.weights) and _shares(gradients[name], flat.gradient):
-                fixed[name] = _leaf(window)
-                fixed[name].grad = gradients[name]
-        self._loose = sorted(windows.keys() - fixed.keys())
+        own = {n for n, w in windows.items() if n not in self._masks and _shares(w, flat.weights)}
+        fixed = {name: _leaf(windows[name]) for name in sorted(own)}
+        self._windows = [(leaf, gradients[name]) for name, leaf in fixed.items()]
+        self._loose = sorted(windows.keys() - own)
         _bind(self._module, fixed)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -138,6 +136,14 @@ class Nested:
             _bind(self._module, cut)
         out: Tensor = self._module(x)
         return out
+
+    def collect(self) -> None:
+        """Add what backward left in the windows' leaves to the larger gradient."""
+        found = [(window, leaf.grad) for leaf, window in self._windows if leaf.grad is not None]
+        if found:
+            torch._foreach_add_([window for window, _ in found], [grad for _, grad in found])
+        for leaf, _ in self._windows:
+            leaf.grad = None
 
 
 def _shares(view: Tensor, whole: Tensor) -> bool:
@@ -186,8 +192,8 @@ class Trainer:
         if params is not None:
             load(self._module, params)
         self._flat = flatten(self._module, local_masks(model, selection), work.momentum > 0)
-        smaller = [Nested(whole, model, inner, selection, self._flat) for inner in nested if inner != selection]
-        self._forwards: list[Callable[[Tensor], Tensor]] = [self._module, *smaller]
+        self._nested = [Nested(whole, model, inner, selection, self._flat) for inner in nested if inner != selection]
+        self._forwards: list[Callable[[Tensor], Tensor]] = [self._module, *self._nested]
 
     def step(self, x: Tensor, y: Tensor, rng: np.random.Generator) -> float:
         """One optimiser step on one batch; returns the objective's first term."""
@@ -195,6 +201,8 @@ class Trainer:
         for term in self._objective(_Batch(self._forwards, x), y, self._work.settings, rng):
             term.backward()  # type: ignore[no-untyped-call]
             first = float(term.detach()) if first is None else first
+            for smaller in self._nested:
+                smaller.collect()
         self._flat.step(self._work)
         return first if first is not None else 0.0
 
@@ -229,15 +237,15 @@ def train(
             rows = torch.from_numpy(index)
             loss = trainer.step(x[rows], y[rows], draw)
             if not np.isfinite(loss):
-                raise Diverged(f"loss became {loss} at step {number + 1} of {steps}; a lower training.rate or a clip helps")
+                raise Diverged(
+                    f"loss became {loss} at step {number + 1} of {steps}; a lower training.rate or a clip helps"
+                )
             total = (0.0 if number % (steps // work.epochs) == 0 else total) + loss * len(index)
             tick((number + 1) / steps, loss)
         return trainer.result(), {"loss": total / len(shard)}
 
 
-def score(
-    net: NetSpec, model: ModelMap, selection: Selection, params: Params, shard: Shard
-) -> tuple[int, int, float]:
+def score(net: NetSpec, model: ModelMap, selection: Selection, params: Params, shard: Shard) -> tuple[int, int, float]:
     """(samples classified right, samples, summed cross-entropy) of a submodel on `shard`."""
     module = shrink(build(net.factory, net.arguments), model, selection).eval()
     load(module, params)

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -182,7 +182,7 @@ def _staged(order: Order, path: Path, outcome: Outcome, reason: str, peak: int |
 
 
 def threads(order: Order, asked: int) -> int:
-    """Threads for an order: as asked, else the cores this process may use, or one where a step is too small to share."""
+    """Threads for an order: as asked, else all cores it may use, or one where a step is too small to share."""
     if asked > 0:
         return asked
     sizes = order.nested if order.kind is Kind.MEASURE else (order.selection,)
