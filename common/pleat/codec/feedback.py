@@ -56,7 +56,7 @@ def restrict(residual: Params, ctx: Context) -> Params:
             raise UseError(f"residual of {spec.name!r}: expected shape {spec.shape}, got {whole.shape}")
         axis_cuts, mask = cuts(ctx.model, ctx.selection, spec), ctx.selection.masks.get(spec.name)
         part = cut_array(whole, axis_cuts)
-        out[spec.name] = part * cut_array(mask, axis_cuts) if mask is not None else part
+        out[spec.name] = part if mask is None else np.where(cut_array(mask, axis_cuts), part, np.float32(0))
     return out
 
 

@@ -18,7 +18,7 @@ from pleat.params import Array
 Codes = NDArray[np.uint8]
 
 DROP = 15  # low bits of a float32 left out of its bin: 256 bins an octave, a relative error of 0.1 %
-PASSES = 6
+PASSES = 12
 
 
 @dataclass(frozen=True, eq=False)
