@@ -22,9 +22,9 @@ from pleat.exchange.report import Outcome, Seconds
 _LENGTH = struct.Struct("<I")
 
 
-def join(head: bytes, frames: Sequence[bytes]) -> bytes:
-    """The body's bytes."""
-    return b"".join((_LENGTH.pack(len(head)), head, *frames))
+def join(head: bytes, frames: Sequence[bytes]) -> list[bytes]:
+    """The body's bytes, in parts: frames may be large and shared, so they are not copied."""
+    return [_LENGTH.pack(len(head)) + head, *frames]
 
 
 def split(data: bytes | memoryview, what: str) -> tuple[memoryview, memoryview]:
@@ -51,10 +51,12 @@ def cut_frames(frames: memoryview, sizes: Sequence[int], what: str) -> list[byte
     return out
 
 
-def slices(data: bytes | memoryview) -> Iterator[memoryview]:
-    """`data` in runs of CHUNK bytes, not copied."""
-    view = memoryview(data)
-    return (view[at : at + limits.CHUNK] for at in range(0, len(view), limits.CHUNK))
+def slices(parts: Sequence[bytes]) -> Iterator[memoryview]:
+    """The bytes of `parts`, in runs of at most CHUNK, not copied."""
+    for part in parts:
+        view = memoryview(part)
+        for at in range(0, len(view), limits.CHUNK):
+            yield view[at : at + limits.CHUNK]
 
 
 def order_of(data: bytes) -> str:
@@ -85,14 +87,13 @@ def refusal_report(
     samples: int = 0,
 ) -> bytes:
     """A report without payloads: why `order` ("run/round/rank") was not done. Serialised; needs no numpy."""
-    head = pb.Report(device=device, reason=limits.words(reason), samples=samples)
+    head = pb.Report(device=device, outcome=outcome.name, reason=limits.words(reason), samples=samples)
     head.id.run, head.id.round, head.id.rank = limits.order_parts(order)
-    head.outcome = pb.Report.Outcome.Value(outcome.name)
     if seconds is not None:
         seconds_to_wire(seconds, head.seconds)
     if peak_bytes is not None:
         head.peak = peak_bytes
-    return join(head.SerializeToString(deterministic=True), ())
+    return b"".join(join(head.SerializeToString(deterministic=True), ()))
 
 
 def seconds_to_wire(seconds: Seconds, out: pb.Seconds) -> None:

@@ -24,7 +24,15 @@ from pleat.exchange.report import Measured, Outcome, Report, Seconds
 
 _KINDS, _OUTCOMES = tuple(Kind), tuple(Outcome)
 
-__all__ = ["order_from_bytes", "order_id", "order_to_bytes", "refusal_report", "report_from_bytes", "report_to_bytes"]
+__all__ = [
+    "order_from_bytes",
+    "order_id",
+    "order_to_bytes",
+    "order_to_parts",
+    "refusal_report",
+    "report_from_bytes",
+    "report_to_bytes",
+]
 
 
 def order_id(text: str) -> OrderId:
@@ -34,7 +42,12 @@ def order_id(text: str) -> OrderId:
 
 def order_to_bytes(order: Order) -> bytes:
     """The order's body: head, then frames."""
-    head = pb.Order(device=order.device, kind=pb.Order.Kind.Value(order.kind.name), deadline=order.deadline_s)
+    return b"".join(order_to_parts(order))
+
+
+def order_to_parts(order: Order) -> list[bytes]:
+    """The same bytes in parts, its frames shared and not copied."""
+    head = pb.Order(device=order.device, kind=order.kind.name, deadline=order.deadline_s)
     names = Names()
     _id_to_wire(order.id, head.id)
     _net_to_wire(order.net, head.net)
@@ -75,7 +88,7 @@ def order_from_bytes(data: bytes | memoryview) -> Order:
 
 def report_to_bytes(report: Report) -> bytes:
     """The report's body: head, then frames."""
-    head = pb.Report(device=report.device, outcome=pb.Report.Outcome.Value(report.outcome.name), samples=report.samples)
+    head = pb.Report(device=report.device, outcome=report.outcome.name, samples=report.samples)
     names = Names()
     _id_to_wire(report.order_id, head.id)
     head.reason = limits.words(report.reason)
@@ -89,7 +102,7 @@ def report_to_bytes(report: Report) -> bytes:
         head.measured.add(step=measured.step_s, peak=measured.peak_bytes)
     head.sensors.update(_finite(report.sensors, "sensors"))
     head.names.extend(names.listed)
-    return join(head.SerializeToString(deterministic=True), frames)
+    return b"".join(join(head.SerializeToString(deterministic=True), frames))
 
 
 def report_from_bytes(data: bytes | memoryview) -> Report:
