@@ -7,7 +7,9 @@ that 8-bit images are scaled to [0, 1]. No pickled array is ever loaded.
 
 from __future__ import annotations
 
+import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,21 +52,26 @@ def read(path: str | Path) -> Shard:
     if not path.is_file():
         raise UseError(f"no shard file {path}; make one with `pleat shards SOURCE --devices N`")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
                 raise UseError(f"shard {path}: a single array; expected an .npz archive with arrays x and y")
-            names = sorted(archive.files)
-            if "x" not in names:
-                raise UseError(f"shard {path}: no samples: expected an array x, found {names}")
-            if "y" not in names:
-                raise UseError(f"shard {path}: no labels: expected an array y beside x, found {names}")
-            x, y = archive["x"], archive["y"]
+            x, y = _arrays(archive, path)
     except UseError:
         raise
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
         why = "holds Python objects" if "pickle" in str(error) or "Object arrays" in str(error) else str(error)
         raise UseError(f"shard {path}: cannot be read as an .npz of numbers: {why}") from None
     return make(x, y, str(path))
+
+
+def _arrays(archive: Mapping[str, NDArray[Any]], path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    names = sorted(archive)
+    if "x" not in names:
+        raise UseError(f"shard {path}: no samples: expected an array x, found {names}")
+    if "y" not in names:
+        raise UseError(f"shard {path}: no labels: expected an array y beside x, found {names}")
+    return archive["x"], archive["y"]
 
 
 def make(x: NDArray[Any], y: NDArray[Any], where: str = "shard") -> Shard:
@@ -105,8 +112,6 @@ def _labels(y: NDArray[Any], where: str) -> NDArray[np.int64]:
 
 def write(path: str | Path, shard: Shard) -> None:
     """Write `shard` to `path` whole or not at all; `read` gives it back bit for bit."""
-    import io
-
     buffer = io.BytesIO()
     np.savez(buffer, x=shard.x, y=shard.y)
     write_atomic(Path(path), buffer.getvalue())
