@@ -50,7 +50,8 @@ class Evaluator:
         load(module, extract(self._model, selection, params))
         correct, loss = 0, 0.0
         with torch.inference_mode():
-            for x, y in zip(self._x.split(self._batch), self._y.split(self._batch), strict=True):
+            for start in range(0, len(self._y), self._batch):
+                x, y = self._x[start : start + self._batch], self._y[start : start + self._batch]
                 logits = module(x)
                 correct += int((logits.argmax(1) == y).sum())
                 loss += float(cross_entropy(logits, y, reduction="sum"))

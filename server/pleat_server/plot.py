@@ -50,11 +50,9 @@ def _series(lines: list[dict[str, Any]]) -> Series:
 
 def draw(series: Series, path: Path, title: str = "") -> Path:
     """Write the picture as a PNG and return its path."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.8), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     by_bytes, by_seconds, who = figure.subplots(1, 3, gridspec_kw={"width_ratios": [1, 1, 1.15]})
     _accuracy(by_bytes, series, [b / 2**20 for b in series["bytes"]], "MiB moved, both ways")
     _accuracy(by_seconds, series, series["seconds"], "seconds")
@@ -67,7 +65,7 @@ def draw(series: Series, path: Path, title: str = "") -> Path:
     _submodels(who, series)
     figure.suptitle(title, color=INK, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.print_png(str(path))
+    figure.savefig(path, format="png")
     return path
 
 

@@ -119,9 +119,8 @@ def from_torchvision(name: str, size: int, root: Path, download: bool) -> Source
         arrays, labels = _arrays(dataset, size), np.array([int(y) for y in _labels(dataset)])
     except (RuntimeError, OSError) as error:
         hint = "" if download else "; add --download to fetch it"
-        raise UseError(
-            f"torchvision {name} in {root}: {str(error).splitlines()[0].split('. You can')[0]}{hint}"
-        ) from None
+        why = str(error).splitlines()[0].split(". You can")[0]
+        raise UseError(f"torchvision {name} in {root}: {why}{hint}") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise UseError(f"torchvision {name} is no plain classification data set: {error}") from None
     return Source(make(arrays, labels, name))
@@ -154,7 +153,8 @@ def _imported() -> Any:
             raise
         for module in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
             del sys.modules[module]  # half imported
-        library = torch.library.Library("torchvision", "DEF")
+        make_library: Any = torch.library.Library  # untyped in torch
+        library = make_library("torchvision", "DEF")
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         from torchvision import datasets

@@ -15,7 +15,7 @@ from typing import Any
 
 from pleat.errors import LocalError, UseError
 
-NAMES = ("codec", "aggregate", "plan", "shrink", "round", "device_memory", "demo")
+NAMES = ("codec", "aggregate", "plan", "policy", "shrink", "round", "device_memory", "demo")
 
 
 def measure(name: str) -> dict[str, Any]:

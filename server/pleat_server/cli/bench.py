@@ -10,7 +10,7 @@ import typer
 
 def run(
     name: Annotated[
-        str, typer.Argument(help="round, device_memory, aggregate, codec, plan, shrink, demo or all.")
+        str, typer.Argument(help="codec, aggregate, plan, policy, shrink, round, device_memory, demo or all.")
     ] = "all",
     out: Annotated[Path, typer.Option(help="Folder for NAME.json files.")] = Path("build/bench"),
 ) -> None:
