@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pleat.errors import LocalError
+from pleat.errors import LocalError, UseError
 from pleat_client import pipe
 from pleat_client.probe import memory
 from pleat_client.probe.files import ROOT
@@ -70,7 +70,8 @@ class Trainer:
         return self._running.process.pid if self._running is not None else None
 
     async def ready(self) -> pipe.Ready:
-        """Start the child if it does not run, and tell what shard it read. Raises LocalError where it cannot start."""
+        """Start the child if it does not run, and tell what shard it read. Raises UseError for a shard
+        that cannot be used, LocalError where it cannot start."""
         self._stay()
         if self._running is not None and self._running.process.returncode is None:
             return self._running.ready
@@ -82,7 +83,7 @@ class Trainer:
             return answer
         code = await _reap(process)
         if isinstance(answer, pipe.Failed):
-            raise LocalError(answer.reason)
+            raise UseError(answer.reason) if code == UseError.exit_code else LocalError(answer.reason)
         raise LocalError(f"the trainer could not start: {_end(code)}; see its lines above")
 
     async def do(self, request: pipe.Train) -> pipe.Staged | pipe.Failed | Died:
@@ -152,7 +153,7 @@ class Trainer:
             await process.wait()
             raise
 
-    async def _exchange(self, running: _Running, order: str, request: pipe.Train) -> pipe.Staged | pipe.Failed | Died:
+    async def _exchange(self, running: _Running, request: pipe.Train) -> pipe.Staged | pipe.Failed | Died:
         process = running.process
         running.cancelled = False
         try:

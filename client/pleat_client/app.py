@@ -1,0 +1,109 @@
+"""One life of the daemon: lock, store, child, link and signals put together; the exit code is what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from pleat_client import lock
+from pleat_client.child import Limits, Trainer
+from pleat_client.config import Config
+from pleat_client.daemon import Daemon
+from pleat_client.link import Link
+from pleat_client.probe import board
+from pleat_client.store import Store
+
+INTERRUPTED = 130  # what a shell expects after Ctrl-C
+_EXITS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: 0}
+_Result = TypeVar("_Result")
+log = logging.getLogger("pleat")
+
+
+def run(config: Config) -> int:
+    """Serve until a signal: 130 after Ctrl-C, 0 after SIGTERM. Raises PleatError for what only a person can mend."""
+    with lock.hold(config.state):
+        return asyncio.run(_serve(config))
+
+
+def trainer(config: Config) -> Trainer:
+    """The child for these settings, not yet started."""
+    command = [sys.executable, "-m", "pleat_client.worker", "--store", str(config.state), "--data", str(config.data)]
+    threads = str(config.threads or board.threads())
+    return Trainer(
+        [*command, "--holdout", str(config.holdout)],
+        Limits(config.memory, config.idle),
+        {"OMP_NUM_THREADS": threads},  # else OpenMP starts a thread for every core that a container only shows
+    )
+
+
+async def _serve(config: Config) -> int:
+    stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    _listen(stopped)
+    store, child = Store(config.state), trainer(config)
+    secret, daemon = store.identity(), Daemon(config, store, child)
+    _advise()
+    try:
+        profile = await _until(stopped, daemon.profile())
+        if profile is not None:
+            link = Link(
+                config.server,
+                daemon,
+                name=config.name,
+                secret=secret,
+                profile=lambda: profile,
+                ca=config.ca,
+                insecure=config.insecure,
+            )
+            await _joined(stopped, link, daemon)
+        return stopped.result()
+    finally:
+        await child.stop()
+
+
+async def _joined(stopped: asyncio.Future[int], link: Link, daemon: Daemon) -> None:
+    """Link and daemon side by side, until a signal or until one of them ends with an error, which is raised."""
+    tasks: list[asyncio.Future[None]] = [asyncio.ensure_future(link.run()), asyncio.ensure_future(daemon.serve(link))]
+    try:
+        both: list[asyncio.Future[Any]] = [stopped, *tasks]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        await link.stop()
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until(stopped: asyncio.Future[int], doing: Coroutine[Any, Any, _Result]) -> _Result | None:
+    """What `doing` brings; None, and it is cancelled, when a signal comes first."""
+    task: asyncio.Future[_Result] = asyncio.ensure_future(doing)
+    both: list[asyncio.Future[Any]] = [stopped, task]
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return None
+
+
+def _listen(stopped: asyncio.Future[int]) -> None:
+    def stop(code: int) -> None:
+        if not stopped.done():
+            stopped.set_result(code)
+
+    loop = asyncio.get_running_loop()
+    for number, code in _EXITS.items():
+        loop.add_signal_handler(number, stop, code)
+
+
+def _advise() -> None:
+    if board.memory_groups_off():
+        log.info(
+            "memory limits of systemd and Docker do nothing here: the firmware switches them off; --memory is still "
+            "kept. To have them, append 'cgroup_enable=memory cgroup_memory=1' to /boot/firmware/cmdline.txt and reboot"
+        )

@@ -1,0 +1,252 @@
+"""The daemon: the device's only endless loop. It keeps the link, hands orders to the trainer, sends what is staged.
+
+It promises: no torch in this process; the death of the child, of the server or of the network is an event and never the
+end; an order that arrived ends in one report, unless it was cancelled; what is staged is sent again after every
+reconnect until it is answered. Orders travel through it as bytes of which it reads only the id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from pleat.errors import PleatError
+from pleat.exchange import body, limits
+from pleat.exchange.order import OrderId
+from pleat.exchange.report import Heartbeat, Outcome, Profile, Seconds
+from pleat_client import pipe, status
+from pleat_client.child import Died, Trainer
+from pleat_client.config import Config
+from pleat_client.probe import board, memory, sensors, throttle
+from pleat_client.probe.files import ROOT
+from pleat_client.store import Store
+
+BEAT_S = 10.0
+log = logging.getLogger("pleat")
+
+
+class Sender(Protocol):
+    """What the daemon asks of the link."""
+
+    def report(self, order: str, report: Path | bytes) -> None: ...
+
+    def beat(self, heartbeat: Heartbeat) -> None: ...
+
+
+@dataclass
+class Work:
+    """An order that has arrived. `down_s`: seconds from its first byte to its last; `at`: when the last came."""
+
+    order: str
+    data: bytes
+    down_s: float
+    at: float
+    cancelled: bool = False
+
+
+class Daemon:
+    """Everything between the link and the child; its methods run on one event loop.
+
+    The link calls the methods `on_...`; they return at once.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        trainer: Trainer,
+        root: Path = ROOT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config, self._store, self._trainer, self._root, self._clock = config, store, trainer, root, clock
+        self._board = board.board(root)
+        self._waiting: deque[Work] = deque()
+        self._arrived = asyncio.Event()
+        self._current: Work | None = None
+        self._status = status.Status(name=config.name, server=config.server)
+        trainer.heard = self._heard
+
+    async def profile(self) -> Profile:
+        """What this device is; starts the child, which reads and checks the shard. Raises UseError for a bad one."""
+        shard = await self._trainer.ready()
+        return Profile(
+            board=self._board.model,
+            machine=self._board.machine,
+            system=self._board.system,
+            python=platform.python_version(),
+            torch=_version("torch"),
+            cores=self._board.cores,
+            memory_bytes=self._board.memory_bytes,
+            accelerator=self._board.accelerator,
+            samples=shard.samples,
+            input_shape=shard.input_shape,
+            classes=shard.classes,
+            holdout=shard.holdout,
+            budgets=self._config.budgets,
+        )
+
+    async def serve(self, link: Sender) -> None:
+        """Do orders as they come, until cancelled."""
+        for order_id, path in self._store.staged():
+            link.report(str(order_id), path)
+        self._say(state="connecting", unsent=len(self._store.staged()))
+        beating = asyncio.ensure_future(self._beat(link))
+        try:
+            while True:
+                await self._do(await self._next(), link)
+        finally:
+            beating.cancel()
+            await self._trainer.stop()
+            self._say(state="stopped")
+
+    # What the link says.
+
+    def held(self) -> list[str]:
+        return [work.order for work in (self._current, *self._waiting) if work is not None and not work.cancelled]
+
+    def on_joined(self, run: str) -> None:
+        self._say(run=run, notice="", state="idle" if self._current is None else "training")
+
+    def on_lost(self, reason: str) -> None:
+        self._say(state="connecting")
+
+    def on_order(self, data: bytes, down_s: float) -> None:
+        self._waiting.append(Work(body.order_of(data), data, down_s, self._clock()))
+        self._arrived.set()
+
+    def on_ack(self, order: str) -> None:
+        self._settle(order, self._store.commit)
+
+    def on_returned(self, order: str, reason: str) -> None:
+        log.info("returned order=%s reason=%s", order, reason)
+        self._settle(order, self._store.give_back)
+
+    def on_cancel(self, order: str) -> None:
+        log.info("cancelled order=%s", order)
+        for work in (self._current, *self._waiting):
+            if work is not None and work.order == order:
+                work.cancelled = True
+        if self._current is not None and self._current.order == order:
+            self._trainer.cancel(order)
+
+    def on_notify(self, text: str) -> None:
+        log.info("server says: %s", text)
+        self._say(notice=text)
+
+    # One order.
+
+    async def _next(self) -> Work:
+        while True:
+            while self._waiting:
+                work = self._waiting.popleft()
+                if not work.cancelled:
+                    return work
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def _do(self, work: Work, link: Sender) -> None:
+        self._current = work
+        self._say(state="training", order=work.order, notice="")
+        answer = await self._trained(work)
+        self._current = None
+        outcome, reason = _end(answer)
+        log.info("done order=%s outcome=%s reason=%r", work.order, outcome.value, reason)
+        report = self._report(work, answer, outcome, reason)
+        if report is not None:
+            link.report(work.order, report)
+        if self._board.small:
+            await self._trainer.stop()
+        self._say(
+            state="idle",
+            outcome=outcome.value,
+            reason=reason,
+            orders=self._status.orders + 1,
+            unsent=len(self._store.staged()),
+        )
+
+    async def _trained(self, work: Work) -> pipe.Staged | pipe.Failed | Died:
+        try:
+            await self._trainer.ready()
+        except PleatError as error:
+            return pipe.Failed(work.order, str(error))
+        if work.cancelled:
+            return Died("cancelled", False)
+        request = pipe.Train(
+            order=work.data,
+            wait_s=self._clock() - work.at,
+            down_s=work.down_s,
+            daemon_bytes=memory.rss_bytes(None, self._root) or 0,
+            memory_bytes=self._config.memory,
+            threads=self._config.threads,
+        )
+        work.data = b""
+        return await self._trainer.do(request)
+
+    def _report(
+        self, work: Work, answer: pipe.Staged | pipe.Failed | Died, outcome: Outcome, reason: str
+    ) -> Path | bytes | None:
+        """What answers an order that ended so; None where nobody wants an answer."""
+        if work.cancelled:
+            if outcome is Outcome.ABORTED:
+                self._store.give_back(_order_id(work.order))
+            return Path(answer.path) if isinstance(answer, pipe.Staged) and outcome is not Outcome.ABORTED else None
+        if isinstance(answer, pipe.Staged):
+            return Path(answer.path)
+        seconds = Seconds(down=work.down_s, train=max(0.0, self._clock() - work.at))
+        report = body.refusal_report(work.order, self._config.name, outcome, reason, seconds=seconds)
+        try:
+            return self._store.stage(_order_id(work.order), report)
+        except PleatError as error:  # it cannot be kept, but it can be said
+            log.error("order=%s unstaged=%r", work.order, str(error))
+            return report
+
+    def _settle(self, order: str, how: Callable[[Any], None]) -> None:
+        how(_order_id(order))
+        self._say(unsent=len(self._store.staged()))
+
+    def _heard(self, answer: pipe.Started | pipe.Progress) -> None:
+        if isinstance(answer, pipe.Progress):
+            log.debug("progress order=%s done=%.2f loss=%s", answer.order, answer.done, answer.loss)
+
+    # What it says of itself.
+
+    async def _beat(self, link: Sender) -> None:
+        ask = throttle.vcgencmd if self._board.kind == "pi" else None
+        while True:
+            await asyncio.sleep(BEAT_S)
+            link.beat(sensors.heartbeat(self._status.state, self._root, ask))
+
+    def _say(self, **change: Any) -> None:
+        fresh = msgspec.structs.replace(self._status, **change)
+        if fresh != self._status:
+            self._status = msgspec.structs.replace(fresh, since=time.time())
+            status.write(self._config.state, self._status)
+
+
+def _end(answer: pipe.Staged | pipe.Failed | Died) -> tuple[Outcome, str]:
+    if isinstance(answer, pipe.Staged):
+        return Outcome(answer.outcome), answer.reason
+    if isinstance(answer, Died) and answer.killed:
+        return Outcome.KILLED, answer.reason
+    return Outcome.FAILED, answer.reason
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _order_id(order: str) -> OrderId:
+    return OrderId(*limits.order_parts(order))
