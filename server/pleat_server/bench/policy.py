@@ -82,7 +82,8 @@ class Fleet:
         return share * compute[:, None] + 2 * 4 * PARAMS * share / self.rate[:, None]
 
     def allowed(self) -> NDArray[np.bool_]:
-        return (np.array(RATES) >= 0.4 - 1e-9) | (self.classes != 0)[:, None]
+        light = np.array(RATES) >= 0.4 - 1e-9
+        return np.asarray(light | (self.classes != 0)[:, None])
 
 
 def fleet(seed: int, size: int = 20) -> Fleet:

@@ -21,6 +21,7 @@ CLIP = 4.0  # of a standardised residual
 DRIFT, TRIP = 1.0, 5.0  # CUSUM: what a residual must exceed to count, and the sum that means a change
 WIDE = 10.0  # prior variance after a (re)start, in units of the fit's own terms: the next residual is nearly believed
 LARGEST_E = math.log(100.0)  # a factor no honest pair of rounds shows; bounds what one report can do to its own fit
+LARGEST_THETA = 1e6  # seconds a pass or a GMAC
 UNKNOWN = (2e-3, 1.0)  # seconds a pass and a GMAC of a device nobody has timed: a slow board
 
 Work = tuple[float, float]  # (passes of all steps, GMACs of all samples)
@@ -97,7 +98,8 @@ class CostFit:
         if not (math.isfinite(seconds) and seconds > 0 and amount[0] > 0):
             return self
         p = self.seconds(amount)
-        e = max(-LARGEST_E, min(LARGEST_E, math.log(seconds / p)))
+        e = max(-LARGEST_E, min(LARGEST_E, math.log(seconds) - math.log(p)))
+        seconds = p * math.exp(e)
         z = max(-CLIP, min(CLIP, e / self.sigma))
         high, low = max(0.0, self.high + z - DRIFT), max(0.0, self.low - z - DRIFT)
         flipped = throttled is not None and self.throttled is not None and throttled != self.throttled
@@ -112,8 +114,12 @@ class CostFit:
 
     def _restart(self, e: float) -> CostFit:
         """The device became exp(e) times slower: scale the fit and believe what comes next."""
-        theta = (self.theta[0] * math.exp(e), self.theta[1] * math.exp(e))
+        theta = (_sane(self.theta[0] * math.exp(e)), _sane(self.theta[1] * math.exp(e)))
         return replace(self, theta=theta, cover=_wide(theta), high=0.0, low=0.0, changes=self.changes + 1)
+
+
+def _sane(seconds: float) -> float:
+    return min(LARGEST_THETA, max(0.0, seconds))
 
 
 def _wide(theta: tuple[float, float]) -> tuple[float, float, float]:
@@ -138,7 +144,7 @@ def _least_squares(
     scale = FORGET / w + x0 * q0 + x1 * q1
     k0, k1 = q0 / scale, q1 / scale
     error = y - (x0 * theta[0] + x1 * theta[1])
-    fitted = (max(0.0, theta[0] + k0 * error), max(0.0, theta[1] + k1 * error))
+    fitted = (_sane(theta[0] + k0 * error), _sane(theta[1] + k1 * error))
     cover = ((p00 - k0 * q0) / FORGET, (p01 - k0 * q1) / FORGET, (p11 - k1 * q1) / FORGET)
     return fitted, _bounded(cover, fitted)
 

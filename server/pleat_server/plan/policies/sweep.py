@@ -77,7 +77,7 @@ class Sweep:
             best = max(best, float(round_.times[due, owed[due]].max()))
             pick = np.where(due, owed, sweeping.under(round_.times, values, round_.feasible, best))
         pick = sweeping.cover(pick, round_.times, values, round_.feasible, best, round_.atoms)
-        pick, probing = self._probe(pick, best, round_, situation)
+        pick, probing = self._probe(pick, enough & (round_.times <= best), round_, situation)
         plan = {d: int(r) for d, r in zip(names, pick, strict=True)}
         return (
             plan,
@@ -114,9 +114,10 @@ class Sweep:
         return enough
 
     def _probe(
-        self, pick: NDArray[np.int64], best: float, round_: _Round, situation: Situation
+        self, pick: NDArray[np.int64], open_: NDArray[np.bool_], round_: _Round, situation: Situation
     ) -> tuple[NDArray[np.int64], list[str]]:
-        """Some devices, drawn by the seed, try the next smaller or larger row that still meets the deadline."""
+        """Some devices, drawn by the seed, try the next smaller or larger row of those `open_` to them: within the
+        deadline, and enough for the floor."""
         count = int(self.probes * len(pick))
         if not count:
             return pick, []
@@ -129,7 +130,7 @@ class Sweep:
         for i in drawn:
             place = order.index(int(pick[i]))
             near = [order[p] for p in (place - 1, place + 1) if 0 <= p < len(order)]
-            near = [r for r in near if round_.feasible[i, r] and round_.times[i, r] <= best]
+            near = [r for r in near if open_[i, r]]
             if not near:
                 continue
             trial = pick.copy()
@@ -150,12 +151,13 @@ class Sweep:
         values: dict[str, Any] = dict(state["values"])
         for device, result in sorted(outcome.devices.items()):
             seen = max(0.0, result.value)
-            usual = values.get(device)
-            if usual is not None and usual > 0:
+            usual, count = values.get(device, [0.0, 0])
+            if count and usual > 0:
                 pair = worth.setdefault(str(result.row), [0.0, 0.0])
                 pair[0] += 1.0
                 pair[1] += min(2.0, seen / usual)
-            values[device] = seen if usual is None else 0.95 * usual + 0.05 * seen
+            blend = max(0.05, 1 / (count + 1))
+            values[device] = [usual + blend * (seen - usual), count + 1]
         slowest = max((r.seconds for r in outcome.devices.values()), default=0.0)
         overhead = state["overhead"]
         if outcome.wall is not None and outcome.devices:
