@@ -208,4 +208,4 @@ def run(seeds: int = 5) -> dict[str, float]:
         ratios = [seconds_to_target(policy, seed) / best[seed] for seed in range(seeds)]
         out[f"{name}_ratio"] = float(np.median(ratios))
     blind = [seconds_to_target(policies["planner"], s, detect=False) / best[s] for s in range(seeds)]
-    return {**out, "planner_without_detector_ratio": float(np.median(blind))}
+    return {**out, "planner_without_detector_ratio": float(np.median(blind)), "n": float(seeds)}
