@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +85,9 @@ def line(event: Event) -> str:
 
 
 def fraction(width: float) -> str:
-    """1/8 for 0.125; 0.3 stays 0.3."""
-    exact = Fraction(width).limit_denominator(64)
-    return str(exact) if abs(float(exact) - width) < 1e-9 and exact.numerator <= 3 else f"{width:g}"
+    """1/8 for 0.125, 3/4 for 0.75; 0.3 stays 0.3."""
+    numerator, denominator = width.as_integer_ratio()
+    return f"{numerator}/{denominator}" if 1 < denominator <= 64 else f"{width:g}"
 
 
 def table(view: View) -> Group:

@@ -89,6 +89,7 @@ def _beside(axes: Any, fedavg: Series) -> None:
     x = [b / 2**20 for b in fedavg["bytes"]]
     axes.plot(x, _percent(fedavg["accuracy"]), color=SOFT, lw=1.6, ls="--", label="FedAvg, dense float32")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def _submodels(axes: Any, series: Series) -> None:

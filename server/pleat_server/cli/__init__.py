@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
     except (Terminated, KeyboardInterrupt, click.Abort) as error:
-        terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
+        terminated = isinstance(error, Terminated) or isinstance(error.__context__, Terminated)  # click wraps it
         return _complain("stopped", 143 if terminated else 130)
     except BrokenPipeError:  # the reader of our output (head, less) has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

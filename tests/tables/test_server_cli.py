@@ -1,0 +1,144 @@
+"""The `pleat` command: what it prints, its one-line complaints and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pleat.shard import read
+from pleat_server import cli
+from pleat_server.cli import main, options
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+REFUSED = [
+    (["nonsense"], "No such command 'nonsense'"),
+    (["shards"], "Missing argument 'SOURCE'"),
+    (["shards", "digits", "--devices", "many"], "'many' is not a valid int"),
+    (["shards", "digits", "--split", "zipf:2"], "unknown split 'zipf:2'"),
+    (["shards", "digits", "--shape", "8by8"], "is no shape"),
+    (["shards", "gone.npz"], "no shard file gone.npz"),
+    (["recipes", "elastc"], "did you mean 'elastic'?"),
+    (["plot", "gone"], "name the folder of a run"),
+    (["devices"], "no run under runs/"),
+    (["devices", "gone"], "has seen no device yet"),
+    (["bench", "speed"], "unknown benchmark 'speed'"),
+    (["serve", "--listen", "127.0.0.1:0", "--set", "training"], "expected KEY=VALUE"),
+    (["demo", "--rounds", "0"], "0 is not in the range"),
+]
+
+
+@pytest.mark.parametrize(("words", "complaint"), REFUSED, ids=[" ".join(w) for w, _ in REFUSED])
+def test_a_mistake_at_the_keyboard_is_one_line_and_exit_code_2(
+    words: list[str], complaint: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("pleat: ")
+    assert complaint in captured.err
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def verb() -> None:
+        raise error
+
+    return verb
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), 130), (cli.Terminated(), 143), (BrokenPipeError(), 0)],
+    ids=["Ctrl-C", "SIGTERM", "a reader that left"],
+)
+def test_being_stopped_has_its_own_exit_code_and_no_traceback(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.recipes, "run", raising(error))
+    monkeypatch.setattr(os, "dup2", lambda *ends: None)
+    assert main(["recipes"]) == code
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_broken_pipe_ends_a_real_command_quietly() -> None:
+    command = [sys.executable, "-m", "pleat_server.cli", "recipes", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_every_verb_has_help_that_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in cli.VERBS:
+        name = verb.__name__.rpartition(".")[2]
+        assert main([name, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert f"Usage: pleat {name}" in text
+        assert (verb.run.__doc__ or "").split(".")[0].split("\n")[0][:40] in text
+
+
+def test_reads_have_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "--json"]) == 0
+    assert {"elastic", "fedavg", "fjord", "heterofl"} <= {r["name"] for r in json.loads(capsys.readouterr().out)}
+    assert main(["recipes", "elastic", "--model", "mlp", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["objective"]["name"] == "joint"
+
+
+def test_shards_are_written_and_listed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards", "digits", "--devices", "3", "--split", "labels:4", "--seed", "5", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [Path(r["file"]).name for r in rows] == ["device-0.npz", "device-1.npz", "device-2.npz", "test.npz"]
+    assert [len(read(r["file"])) for r in rows] == [r["samples"] for r in rows]
+    assert [len(r["labels"]) for r in rows[:3]] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("words", "tables"),
+    [
+        (["training.epochs=4"], {"training": {"epochs": 4}}),
+        (["training.rate=0.1", "training.clip=1"], {"training": {"rate": 0.1, "clip": 1}}),
+        (["plan.policy=ducb"], {"plan": {"policy": "ducb"}}),
+        (["holds.widths=[1.0, 0.5]"], {"holds": {"widths": [1.0, 0.5]}}),
+        (["rule.redraw=true"], {"rule": {"redraw": True}}),
+        (["returns.up=topk:{keep}/f32"], {"returns": {"up": "topk:{keep}/f32"}}),
+    ],
+)
+def test_set_lays_toml_values_or_plain_words_over_a_recipe(words: list[str], tables: dict[str, object]) -> None:
+    assert options.overrides(words) == tables
+
+
+def test_a_new_run_takes_the_first_free_number(here: Path) -> None:
+    assert options.new_folder("elastic", "cnn") == Path("runs/elastic-cnn-1")
+    (here / "runs" / "elastic-cnn-1").mkdir(parents=True)
+    assert options.new_folder("elastic", "cnn") == Path("runs/elastic-cnn-2")
+    assert options.new_folder("my/own.toml", "pkg.nets:tiny") == Path("runs/own-tiny-1")
+
+
+def test_the_latest_run_is_the_one_begun_last(here: Path) -> None:
+    for number, name in enumerate(("b", "a")):
+        folder = here / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").touch()
+        os.utime(folder / "run.json", (number, number))
+    assert options.latest_run() == Path("runs/a")
