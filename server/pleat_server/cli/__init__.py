@@ -23,7 +23,7 @@ from pleat_server.cli import bench, demo, devices, eval, plot, recipes, resume, 
 VERBS = (demo, serve, simulate, resume, shards, devices, recipes, plot, eval, bench)
 
 
-class Terminated(KeyboardInterrupt):
+class Terminated(SystemExit):
     """SIGTERM: the same clean stop as Ctrl-C, under another exit code."""
 
 
@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
         result: Any = command().main(words, prog_name="pleat", standalone_mode=False)
+        if result == 130:  # typer turns Ctrl-C into an exit code
+            return _complain("stopped", 130)
         return result if isinstance(result, int) else 0
     except PleatError as error:
         return _complain(str(error), error.exit_code)
@@ -72,9 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{error.format_message()} See `{verb} --help`", 2)
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
-    except (Terminated, KeyboardInterrupt, click.Abort) as error:
-        terminated = isinstance(error, Terminated) or isinstance(error.__context__, Terminated)  # click wraps it
-        return _complain("stopped", 143 if terminated else 130)
+    except Terminated:
+        return _complain("stopped", 143)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("stopped", 130)
     except BrokenPipeError:  # the reader of our output (head, less) has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
