@@ -30,6 +30,7 @@ from pleat_server.round import Decisions, Folded, Setup, seed_of, updates, work_
 from pleat_server.state import State
 
 TIMED_STEPS = 3
+RANKS = 1 << 20
 PATIENCE_S = 60.0  # how long a first plan waits for a newcomer's timing
 
 
@@ -72,7 +73,7 @@ class Fleet:
     def _measure_order(self, setup: Setup, state: State, device: str) -> Order:
         rows = _timed(setup, state, device)
         return Order(
-            id=OrderId(state.run, 0, zlib.crc32(device.encode()) & 0x7FFFFFFF),
+            id=OrderId(state.run, 0, self._rank(device)),
             device=device,
             kind=Kind.MEASURE,
             net=setup.net,
@@ -82,6 +83,14 @@ class Fleet:
             seed=seed_of(state.seed, "measure", device),
             memory_bytes=rows[-1].memory_bytes,
         )
+
+    def _rank(self, device: str) -> int:
+        """A rank for a timing that stays the same over restarts: 20 bits of the name, moved on where they are taken."""
+        taken = {order.id.rank for name, (order, _) in self._asked.items() if name != device}
+        rank = zlib.crc32(device.encode()) % RANKS
+        while rank in taken:
+            rank = (rank + 1) % RANKS
+        return rank
 
     def measured(self, state: State, setup: Setup, event: Reported, spool: Spool) -> State:
         """The table after a timing; a refusal or failure leaves the device to the fleet's median."""

@@ -191,7 +191,7 @@ def counted_rows(setup: Setup, report: Report) -> dict[str, NDArray[np.int64]] |
 
 
 def _is_logits(model: ModelMap, axis: Axis) -> bool:
-    return len(axis) == 1 and axis[0].group == LOGITS
+    return len(axis) == 1 and axis[0].group == "logits"
 
 
 def updates(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.digits import digit_shards
 
+from pleat.errors import Fatal
 from pleat.nets.build import build, initial
 from pleat.nets.shrink import load, read
 from pleat.params import Params
@@ -18,6 +19,7 @@ from pleat.shard import Shard
 from pleat_client.trainer import batches
 from pleat_server import app
 from pleat_server.config import RunConfig
+from pleat_server.keep.journal import Journal
 from pleat_server.round import seed_of
 from pleat_server.simulate.grid import VirtualDevice
 from safetensors.numpy import load_file
@@ -121,9 +123,9 @@ def test_a_round_in_which_nothing_was_accepted_says_so_and_ends_the_run_after_th
     devices = app.virtual_devices(parts)
     broken = [replace_shard(d) for d in devices]
     config = RunConfig("fedavg", "mlp", tmp_path / "run", rounds=5, input_shape=(1, 8, 8), classes=10)
-    with pytest.raises(app.Fatal, match="no report was accepted in 3 rounds"):
+    with pytest.raises(Fatal, match="no report was accepted in 3 rounds"):
         app.simulate(config, broken, test)
-    lines = app.Journal.read(tmp_path / "run" / "journal.jsonl")
+    lines = Journal.read(tmp_path / "run" / "journal.jsonl")
     assert [line["round"] for line in lines] == [1, 2, 3]
     assert all("the model is unchanged" in line["error"] for line in lines)
 
