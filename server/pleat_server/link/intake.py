@@ -1,0 +1,137 @@
+"""Reports on their way in: from the first chunk to the acknowledgement, off the event loop.
+
+A report is acknowledged once it is checked and durable, in that order: `Desk.admit`, then `Desk.settle` with the
+spool's `commit`. Reports are checked one at a time in one thread, so that memory holds one of them, however many arrive. Two
+streams may bring the same report; the first to be durable stays, both are acknowledged, the loop is told once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pleat.errors import LocalError, RemoteError
+from pleat.exchange.envelope import Ack, Bye, Returned
+from pleat.exchange.order import OrderId
+from pleat.exchange.wire import order_id
+from pleat_server.carrier import Desk, Event, Rejected, Reported, Verdict
+from pleat_server.keep.spool import Spool, SpoolWriter
+
+log = logging.getLogger("pleat.link")
+
+Result = TypeVar("Result")
+
+LATE = "late: its round is closed, or it is no order of this device in this run"
+WRITERS = 4  # threads that write to the spool
+
+Answer = Callable[[str, Ack | Returned | Bye, Event | None], None]  # device, what it is told, what the loop is told
+
+
+@dataclass
+class Upload:
+    """One report; `since`: when its first byte came. Without a `writer` it is dropped as it comes."""
+
+    order: str
+    size: int
+    since: float
+    writer: SpoolWriter | None = None
+    got: int = 0
+    work: Future[Any] | None = None  # what a thread does for it now, or did last
+
+
+class Intake:
+    """Where reports go. `answer` is called from another thread once a whole report was judged."""
+
+    def __init__(self, spool: Spool, desk: Desk, answer: Answer, largest: int, clock: Callable[[], float]) -> None:
+        self._spool, self._desk, self._answer, self._largest, self.now = spool, desk, answer, largest, clock
+        self._writers = ThreadPoolExecutor(WRITERS, "pleat-spool")
+        self._checker = ThreadPoolExecutor(1, "pleat-desk")
+
+    async def begin(self, device: str, upload: Upload) -> Ack | Returned | None:
+        """A report begins: what to answer at once; None if it goes to the spool. Raises LocalError for a full disk."""
+        if upload.size > self._largest:
+            reason = f"report of {upload.size} bytes, the limit is {self._largest}"
+            self._answer(device, Returned(upload.order, reason), Rejected(device, order_id(upload.order), reason))
+            return None
+        opened = await self._in_thread(upload, lambda: self._open(device, order_id(upload.order), upload.size))
+        if not isinstance(opened, SpoolWriter):
+            return opened
+        upload.writer = opened
+        return None
+
+    def _open(self, device: str, order: OrderId, size: int) -> SpoolWriter | Ack | Returned:
+        verdict = self._desk.verdict(device, order)
+        if verdict is Verdict.ALREADY:
+            return Ack(str(order))
+        if verdict is Verdict.RETURN:
+            return Returned(str(order), LATE)
+        return self._spool.writer(order, size)
+
+    async def take(self, upload: Upload, data: bytes | memoryview) -> None:
+        """The next bytes. Raises LocalError if they cannot be kept."""
+        upload.got += len(data)
+        writer = upload.writer
+        if writer is not None and len(data):
+            await self._in_thread(upload, lambda: writer.write(data))
+
+    def end(self, device: str, upload: Upload) -> None:
+        """All bytes are here: check them, make them durable, and answer, later."""
+        if upload.writer is not None:
+            self._checker.submit(self._judge, device, upload, upload.writer, self.now() - upload.since)
+
+    def drop(self, upload: Upload) -> None:
+        """The report will not be whole: leave nothing of it, once no thread is at it any more."""
+        if upload.work is not None:
+            upload.work.add_done_callback(lambda work: _abort(upload, work))
+
+    def close(self) -> None:
+        """Finish what was received whole."""
+        self._writers.shutdown()
+        self._checker.shutdown()
+
+    def _judge(self, device: str, upload: Upload, writer: SpoolWriter, up_s: float) -> None:
+        order = order_id(upload.order)
+        try:
+            with writer:
+                answer, event = self._judged(device, order, upload.size, writer, up_s)
+        except RemoteError as error:
+            answer, event = Returned(upload.order, str(error)), Rejected(device, order, str(error))
+        except LocalError as error:  # a full disk: the device keeps its report, and sends it after its back-off
+            answer, event = Bye(str(error)), Rejected(device, order, str(error))
+        except Exception as error:
+            log.exception("order=%s device=%s unchecked=%r", order, device, error)
+            reason = f"the server failed to check it: {type(error).__name__}: {error}"
+            answer, event = Returned(upload.order, reason), Rejected(device, order, reason)
+        self._answer(device, answer, event)
+
+    def _judged(
+        self, device: str, order: OrderId, size: int, writer: SpoolWriter, up_s: float
+    ) -> tuple[Ack | Returned | Bye, Event | None]:
+        verdict = self._desk.verdict(device, order)  # again: much can happen while a report comes in
+        if verdict is Verdict.ALREADY:
+            return Ack(str(order)), None
+        if verdict is Verdict.TAKE:
+            self._desk.admit(device, order, writer.data())
+            if self._desk.settle(device, order, lambda: _commit(writer)):
+                return Ack(str(order)), Reported(device, order, size, up_s)
+        return Returned(str(order), LATE), None
+
+    async def _in_thread(self, upload: Upload, call: Callable[[], Result]) -> Result:
+        work = self._writers.submit(call)
+        upload.work = work
+        return await asyncio.wrap_future(work)
+
+
+def _commit(writer: SpoolWriter) -> None:
+    writer.commit()
+
+
+def _abort(upload: Upload, work: Future[Any]) -> None:
+    if upload.writer is not None:
+        upload.writer.abort()
+    elif not work.cancelled() and work.exception() is None and isinstance(work.result(), SpoolWriter):
+        work.result().abort()  # opened for a stream that was gone by then
