@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pleat.elastic.choosers import Draw, choose
-from pleat.elastic.selection import WHOLE, coverage, embed, extract
+from pleat.elastic.selection import WHOLE, coverage, embed, extract, make
 from pleat.params import Params, Sparse, dense
 from pleat_server.bench.plan import mlp
 from pleat_server.plan.value.cosine import Contribution, data_values, mixed
@@ -52,6 +52,25 @@ def _by_definition(parts: list[Contribution]) -> dict[str, float]:
 )
 def test_values_equal_the_definition(drawn: list[tuple[int, float, float]]) -> None:
     parts = [_contribution(f"d{i}", seed, rate, weight) for i, (seed, rate, weight) in enumerate(drawn)]
+    assert data_values(MODEL, lambda: parts) == pytest.approx(_by_definition(parts), abs=2e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 999), min_size=2, max_size=4))
+def test_masked_updates_count_inside_their_masks_alone(seeds: list[int]) -> None:
+    parts = []
+    for i, seed in enumerate(seeds):
+        mask = np.random.default_rng(seed).random((8, 8)) < 0.6
+        mask[0, 0], mask[0, 1] = True, i > 0
+        parts.append(
+            (
+                f"d{i}",
+                _update(seed),
+                make(MODEL, {"h1": range(1 + i, 8)} if i else {}, masks={"b.weight": mask}),
+                1.0 + i,
+            )
+        )
+    parts = [(n, {**extract(MODEL, s, u), "c.bias": u["c.bias"]}, s, w) for n, u, s, w in parts]
     assert data_values(MODEL, lambda: parts) == pytest.approx(_by_definition(parts), abs=2e-4)
 
 
