@@ -2,8 +2,8 @@
 
 zstd is set so that it hardly looks for matches, which leaves its fast Huffman coder; frames are without magic number
 and checksum, as the coded frame has both. Reading trusts nothing: a section's raw length is known before it is opened,
-zstd's own header must say the same (its limit on output is ignored where the header declares a size), and nothing may
-follow. What positions cost: codec.md section 2; within 2 % of the entropy of independent positions.
+zstd's own header must say the same (the library's limit on output is ignored where the header declares a size), and
+nothing may follow. What positions cost: codec.md section 2; within 2 % of the entropy of independent positions.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ Index = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
 RAW, ZSTD = 0, 1
-LARGEST_WINDOW = 1 << 20
 ESCAPE = 255
-_FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
+MAGIC = zstandard.FRAME_HEADER  # left out of sections: four bytes that say nothing
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def squeeze(raw: bytes | Bytes, matches: bool = False) -> Section:
     data = raw.tobytes() if isinstance(raw, np.ndarray) else raw
     if len(data) < 16:
         return Section(RAW, data)
-    coded = zstandard.ZstdCompressor(compression_params=_parameters(matches)).compress(data)
+    coded = zstandard.ZstdCompressor(compression_params=_parameters(matches)).compress(data)[len(MAGIC) :]
     return Section(ZSTD, coded) if len(coded) < len(data) else Section(RAW, data)
 
 
@@ -48,7 +47,7 @@ def _parameters(matches: bool) -> zstandard.ZstdCompressionParameters:
     if matches:
         wide = {"strategy": zstandard.STRATEGY_FAST, "min_match": 7, "hash_log": 13, "chain_log": 13}
     return zstandard.ZstdCompressionParameters(
-        format=_FORMAT, window_log=20, write_content_size=1, write_checksum=0, write_dict_id=0, **wide
+        window_log=20, write_content_size=1, write_checksum=0, write_dict_id=0, **wide
     )
 
 
@@ -62,9 +61,8 @@ def open_section(section: Section, size: int, what: str) -> Bytes:
     if len(data) >= size:
         raise RemoteError(f"{what}: {len(data)} compressed bytes stand for {size}; they must be fewer")
     _check_header(data, size, what)
-    opener = zstandard.ZstdDecompressor(format=_FORMAT, max_window_size=LARGEST_WINDOW)
     try:
-        raw = opener.decompress(data, max_output_size=size, allow_extra_data=False)
+        raw = zstandard.ZstdDecompressor().decompress(b"".join((MAGIC, data)), size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise RemoteError(f"{what}: corrupt compressed bytes ({error})") from None
     if len(raw) != size:
@@ -73,16 +71,18 @@ def open_section(section: Section, size: int, what: str) -> Bytes:
 
 
 def _check_header(data: bytes | memoryview, size: int, what: str) -> None:
-    try:
-        header = zstandard.get_frame_parameters(data, format=_FORMAT)
-    except zstandard.ZstdError as error:
-        raise RemoteError(f"{what}: no zstd header ({error})") from None
-    if header.content_size != size:
-        raise RemoteError(f"{what}: zstd header declares {header.content_size} bytes, expected {size}")
-    if header.window_size > LARGEST_WINDOW:
-        raise RemoteError(f"{what}: zstd window of {header.window_size} bytes, at most {LARGEST_WINDOW} is allowed")
-    if header.dict_id or header.has_checksum:
+    """zstd's frame header (RFC 8878, 3.1.1.1) as our writer makes it: one segment, so the window is the content."""
+    if not len(data):
+        raise RemoteError(f"{what}: no zstd header")
+    descriptor = data[0]
+    if descriptor & 0b0000_0111:
         raise RemoteError(f"{what}: zstd header asks for a dictionary or a checksum; neither is used")
+    if not descriptor & 0b0010_0000 or descriptor & 0b0000_1000:
+        raise RemoteError(f"{what}: zstd header has a window of its own or reserved bits; one segment is expected")
+    width = 1 << (descriptor >> 6)
+    said = int.from_bytes(data[1 : 1 + width], "little") + (256 if width == 2 else 0)
+    if said != size:
+        raise RemoteError(f"{what}: zstd header declares {said} bytes, expected {size}")
 
 
 def planes(words: NDArray[np.uint16]) -> tuple[Bytes, Bytes]:
