@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class View:
     states: Mapping[str, str] = field(default_factory=dict)  # device -> what it is doing
     devices: Mapping[str, Event] = field(default_factory=dict)  # device -> its part of the last round
     notices: tuple[str, ...] = ()
+    folder: str = ""
 
 
 def absorb(view: View, event: Event) -> View:
@@ -59,6 +60,8 @@ def absorb(view: View, event: Event) -> View:
         return replace(view, states={**view.states, **dict.fromkeys(event["devices"], "training")})
     if kind == "resumed":
         return replace(view, round=event["round"])
+    if kind == "listening":
+        view = replace(view, folder=event["folder"])
     text = line(event) if kind in ("notice", "listening") else ""
     return replace(view, notices=(*view.notices, text)[-NOTICES:]) if text else view
 
@@ -131,24 +134,25 @@ def _cells(device: Event | None) -> list[str]:
 
 @contextmanager
 def watching(total: int) -> Iterator[Callable[[Event], None]]:
-    """A watcher for a run of `total` rounds, showing on standard output."""
-    if not sys.stdout.isatty():
-        yield _print_line
-        return
+    """A watcher for a run of `total` rounds, showing on standard output. A run that is stopped says how to go on."""
     view = View(total)
-    with Live(table(view), console=Console(), refresh_per_second=8) as screen:
+    terminal = sys.stdout.isatty()
+    try:
+        with Live(table(view), console=Console(), refresh_per_second=8) if terminal else nullcontext() as screen:
 
-        def watch(event: Event) -> None:
-            nonlocal view
-            view = absorb(view, event)
-            screen.update(table(view))
+            def watch(event: Event) -> None:
+                nonlocal view
+                view = absorb(view, event)
+                if screen is not None:
+                    screen.update(table(view))
+                elif text := line(event):
+                    print(text, flush=True)
 
-        yield watch
-
-
-def _print_line(event: Event) -> None:
-    if text := line(event):
-        print(text, flush=True)
+            yield watch
+    except (KeyboardInterrupt, SystemExit):
+        if view.folder:
+            print(f"stopped after round {view.round}; go on with `pleat resume {view.folder}`", file=sys.stderr)
+        raise
 
 
 def report(summary: Mapping[str, Any], folder: Path) -> None:

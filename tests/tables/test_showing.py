@@ -86,6 +86,14 @@ def test_without_a_terminal_the_watcher_prints_lines(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "listening on 127.0.0.1:1, run folder runs/x\n"
 
 
+def test_a_run_that_is_stopped_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), live.watching(3) as watch:
+        watch({"event": "listening", "address": "127.0.0.1:1", "folder": "runs/x"})
+        watch({"event": "round", **record(2)})
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "stopped after round 2; go on with `pleat resume runs/x`\n"
+
+
 def test_the_summary_compares_bytes_with_dense_fedavg() -> None:
     summary = {"rounds": 30, "wall_s": 20.0, "accuracy": 0.97, "fedavg_accuracy": 0.975,
                "accuracy_by_size": {"1": 0.97, "0.5": 0.96},
