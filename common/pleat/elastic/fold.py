@@ -58,6 +58,7 @@ class Fold:
         self.updates = 0  # how many updates were added
         self._sums: dict[str, Doubles] = {t.name: np.zeros(t.shape) for t in model.tensors}
         self._covers: dict[tuple[bytes, ...], tuple[_Cover, float]] = {}
+        self._cover_bytes = 0
         self._covered: dict[str, Doubles] | None = None  # weight per entry, once selections would take more room
         self._scratch: Doubles = np.empty(CHUNK)
 
@@ -165,10 +166,10 @@ class Fold:
         if self._covered is not None:
             self._cover_dense(cover, weight)
             return
-        old = self._covers.get(cover.key)
-        self._covers[cover.key] = (cover if old is None else old[0], weight + (0.0 if old is None else old[1]))
-        room = 8 * sum(total.size for total in self._sums.values())
-        if 2 * sum(c.nbytes for c, _ in self._covers.values()) > room:
+        known, so_far = self._covers.get(cover.key, (None, 0.0))
+        self._covers[cover.key] = (known or cover, so_far + weight)
+        self._cover_bytes += 0 if known else cover.nbytes
+        if 2 * self._cover_bytes > sum(total.nbytes for total in self._sums.values()):
             self._spill()
 
     def _spill(self) -> None:
@@ -178,7 +179,7 @@ class Fold:
         self._covered = {name: np.zeros(total.shape) for name, total in self._sums.items()}
         for cover, weight in self._covers.values():
             self._cover_dense(cover, weight)
-        self._covers = {}
+        self._covers, self._cover_bytes = {}, 0
 
     def _cover_dense(self, cover: _Cover, weight: float) -> None:
         assert self._covered is not None  # callers have spilt
@@ -261,5 +262,5 @@ def _add_weight(
     if mask is None:
         add_number(share, at, weight)
         return
-    part = gather(mask[start : start + share.shape[0]], part_cuts)
+    part = gather(mask[start : start + share.shape[0]] if spec.shape else mask, part_cuts)
     add_scaled(share, at, part.astype(np.float32), weight, np.empty(CHUNK))

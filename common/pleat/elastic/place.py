@@ -106,6 +106,8 @@ def _blocks(at: Plane) -> Iterator[tuple[Any, tuple[slice, slice]]]:
 
 def gather(array: NDArray[Any], cuts: Cuts) -> NDArray[Any]:
     """`array` restricted to the outer product of `cuts`; a view where every cut is a run, else a new array."""
+    if all(c is None for c in cuts):
+        return array
     out = array[tuple(_selector(c, 0, n) if is_run(c) else slice(None) for c, n in zip(cuts, array.shape, strict=True))]
     for axis, cut in enumerate(cuts):
         if not is_run(cut):

@@ -100,7 +100,7 @@ def make(
         _check_mask(model, name, mask)
         area = coverage(model, bare, name)
         if (area & ~mask).any():
-            hidden[name] = _frozen(area & mask)
+            hidden[name] = _frozen(np.asarray(area & mask))
     return Selection(cut, gone, hidden) if hidden else bare
 
 
@@ -222,7 +222,7 @@ def extract(model: ModelMap, selection: Selection, params: Mapping[str, Array]) 
         mask = selection.masks.get(spec.name)
         if mask is not None:
             part = np.where(gather(mask, axis_cuts), part, np.float32(0))
-        out[spec.name] = np.ascontiguousarray(part)
+        out[spec.name] = np.asarray(part, order="C")
     return out
 
 

@@ -38,7 +38,7 @@ class History:
             self._database = _open(path)
 
     def upsert(self, row: Mapping[str, Any]) -> None:
-        """Add a device, or replace those facts of it that `row` names; `name` is the key, `seen` an optional Unix time."""
+        """Add a device, or replace those facts of it that `row` names; `name` is the key, `seen` a Unix time."""
         self.upsert_all([row])
 
     def upsert_all(self, rows: Iterable[Mapping[str, Any]]) -> None:

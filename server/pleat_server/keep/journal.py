@@ -67,7 +67,7 @@ class Journal:
 
 
 def plain(value: Any) -> Any:
-    """JSON's own types: numbers that JSON lacks (NaN, infinities) become null, arrays and numpy scalars plain values."""
+    """JSON's own types: numbers that JSON lacks (NaN, infinities) become null, numpy's arrays and scalars plain."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

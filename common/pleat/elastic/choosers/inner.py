@@ -1,11 +1,12 @@
 """Inner widths: the residual stream stays whole and each block's hidden width shrinks; 0 bypasses the block.
 
-Nets without depth units have no inner width; both layouts are then the width prefix (recipe.md, default 1).
+Nets without depth units have no inner width; both layouts are then the width prefix.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 
 import numpy as np
 
@@ -29,21 +30,23 @@ def hybrid(model: ModelMap, rate: float, draw: Draw) -> Selection:
 
     Steps of channels are taken in the order of what their block has taken by then, ties by place in the net, until the
     next does not fit: early blocks, whose channels cost little, end up whole, late ones narrow or bypassed. One order
-    for all rates, so selections of falling rates are nested. With the budgets 1/4, 1/8 and 1/16 and six residual blocks
-    this is the layout of recipe.md's best runs ("hyb").
+    for all rates, so selections of falling rates are nested. A rate below what stream, stem and head need gives those.
+    Six residual blocks of 16 16 32 32 64 64 become 16 16 20 16 8 4 at 1/4 and 12 12 8 4 4 0 at 1/8.
     """
     blocks = _blocks(model)
     if not blocks:
         return prefix(model, rate, draw)
+    order = _in_order(model, blocks)
     least = {g.name: 0 if g.unit in model.units else g.step for g in blocks}
-    widths, spent = dict(least), count(model, _layout(model, least))
-    budget = rate * count(model, _layout(model, {g.name: g.size for g in blocks}))
-    for name, cost in _in_order(model, blocks, least):
-        if spent + cost > budget:
-            break
-        widths[name] += model.group[name].step
-        spent += cost
-    return _layout(model, widths)
+
+    def after(steps: int) -> Selection:
+        widths = dict(least)
+        for name in order[:steps]:
+            widths[name] += model.group[name].step
+        return _layout(model, widths)
+
+    budget = rate * count(model, after(len(order)))
+    return after(max(0, bisect_right(range(len(order) + 1), budget, key=lambda n: count(model, after(n))) - 1))
 
 
 def _blocks(model: ModelMap) -> list[Group]:
@@ -64,23 +67,22 @@ def _layout(model: ModelMap, widths: dict[str, int]) -> Selection:
     return make(model, kept, dropped)
 
 
-def _in_order(model: ModelMap, blocks: list[Group], least: dict[str, int]) -> list[tuple[str, int]]:
-    """(group, entries it costs) of every further step of channels, in the order in which they are taken."""
+def _in_order(model: ModelMap, blocks: list[Group]) -> list[str]:
+    """The group of every further step of channels, in the order in which they are taken."""
     steps = []
     for place, group in enumerate(blocks):
-        first, further = _cost(model, blocks, group, least[group.name]), _cost(model, blocks, group, group.step)
-        taken = 0
-        for width in range(least[group.name], group.size, group.step):
-            cost = first if width == least[group.name] else further
-            taken += cost
-            steps.append((taken, place, group.name, cost))
-    return [(name, cost) for _, _, name, cost in sorted(steps)]
+        start = 0 if group.unit in model.units else group.step
+        first, further = _cost(model, blocks, group, start), _cost(model, blocks, group, group.step)
+        further_steps = range((group.size - start) // group.step)
+        steps += [(first + n * further, place, n, group.name) for n in further_steps]
+    return [name for _, _, _, name in sorted(steps)]
 
 
 def _cost(model: ModelMap, blocks: list[Group], group: Group, width: int) -> int:
     """Entries by which the model grows when the block's width goes one step up from `width`, the other blocks whole.
 
-    Linear in the width from the first step on, which also brings what the unit holds at any width."""
+    Linear in the width from the first step on, which also brings what the unit holds at any width.
+    """
     if width + group.step > group.size:
         return 0
     others = {g.name: g.size for g in blocks}

@@ -1,0 +1,227 @@
+"""Choosers: hand-worked widths, and laws on random models (valid, nested, within budget, reproducible)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pleat.elastic.choosers import CHOOSERS, Draw, choose
+from pleat.elastic.choosers.magnitude import top
+from pleat.elastic.selection import WHOLE, make, within
+from pleat.elastic.size import activation_floats, allocated, count, macs
+from pleat.errors import UseError
+from pleat.modelmap import Activation, Group
+from support.models import channels, fixed, mlp, model_map, models, params_of, six_blocks
+
+laws = settings(max_examples=60, deadline=None)
+rates = st.floats(0.001, 1.0)
+
+
+def inner_widths(model, selection):
+    """Hidden widths of the six blocks, 0 where bypassed."""
+    groups = [model.group[f"inner{i}"] for i in range(1, 7)]
+    width = {g.name: selection.kept[g.name].size if g.name in selection.kept else g.size for g in groups}
+    return [0 if g.unit in selection.dropped else width[g.name] for g in groups]
+
+
+@laws
+@given(models(), st.sampled_from(sorted(CHOOSERS)), rates, st.integers(0, 1000))
+def test_every_chooser_makes_selections_that_the_model_can_have(model, name, rate, seed):
+    draw = Draw(seed, 1, "device", params_of(model, seed))
+    selection = choose(name, model, rate, draw)
+    assert make(model, selection.kept, selection.dropped, selection.masks) == selection
+    assert choose(name, model, 1.0, draw).is_whole
+    assert choose(name, model, rate, draw) == selection
+
+
+@laws
+@given(models(), st.sampled_from(sorted(CHOOSERS)), rates, rates, st.integers(0, 1000))
+def test_selections_of_falling_rates_are_nested(model, name, one, other, seed):
+    draw = Draw(seed, 1, "device", params_of(model, seed))
+    small, large = sorted((one, other))
+    assert within(model, choose(name, model, small, draw), choose(name, model, large, draw))
+
+
+@laws
+@given(models(), rates)
+def test_a_prefix_keeps_at_least_the_rate_and_less_than_one_step_more(model, rate):
+    selection = choose("prefix", model, rate, Draw())
+    for group in model.groups:
+        index = selection.kept.get(group.name, np.arange(group.size))
+        assert index.tolist() == list(range(index.size))
+        if group.role == "hidden":
+            assert index.size >= rate * group.size - 1e-6
+            assert index.size - group.step < rate * group.size
+
+
+@laws
+@given(models(), rates, st.integers(0, 99))
+def test_random_channels_are_as_many_as_a_prefix_has(model, rate, seed):
+    prefix, random = (choose(name, model, rate, Draw(seed, 2, "d")) for name in ("prefix", "random"))
+    assert {n: i.size for n, i in random.kept.items()} == {n: i.size for n, i in prefix.kept.items()}
+
+
+@laws
+@given(models(), rates)
+def test_a_hybrid_layout_stays_within_its_budget_where_the_streams_alone_do(model, rate):
+    selection = choose("hyb", model, rate, Draw())
+    if not [g for g in model.groups if g.unit and g.role == "hidden"]:
+        assert selection == choose("prefix", model, rate, Draw())
+        return
+    least = choose("hyb", model, 1e-9, Draw())
+    assert count(model, selection) <= max(rate * count(model, WHOLE), count(model, least))
+
+
+@pytest.mark.parametrize(
+    ("rate", "widths"),
+    [(1, (64, 10)), (0.5, (32, 5)), (0.25, (16, 3)), (0.125, (8, 2)), (0.1, (7, 1)), (0.01, (1, 1)), (0.7, (45, 7))],
+)
+def test_prefix_widths_of_a_plain_net(rate, widths):
+    """ceil(rate C); 0.7 x 10 is 7 and not 8, though the product in binary is above it."""
+    model = mlp(4, (64, 10), 3)
+    selection = choose("prefix", model, rate, Draw())
+    kept = [selection.kept.get(n, np.arange(model.group[n].size)).size for n in ("hidden0", "hidden1")]
+    assert tuple(kept) == widths
+    assert choose("inner", model, rate, Draw()) == selection == choose("hyb", model, rate, Draw())
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "widths"),
+    [
+        ("prefix", 0.25, [4, 4, 8, 8, 16, 16]),
+        ("prefix", 0.2, [4, 4, 8, 8, 16, 16]),  # 3.2, 6.4 and 12.8 channels, in steps of 4
+        ("inner", 0.5, [8, 8, 16, 16, 32, 32]),
+        ("inner", 0.2, [4, 4, 8, 8, 12, 12]),  # to the nearest step: 3.2, 6.4, 12.8
+        ("inner", 0.0625, [0, 0, 4, 4, 4, 4]),  # 1 of 16 channels rounds to none: bypassed
+        ("hyb", 1.0, [16, 16, 32, 32, 64, 64]),
+        ("hyb", 0.5, [16, 16, 32, 32, 24, 16]),
+        ("hyb", 0.25, [16, 16, 20, 16, 8, 4]),
+        ("hyb", 0.125, [12, 12, 8, 4, 4, 0]),
+        ("hyb", 0.0625, [8, 4, 4, 0, 0, 0]),
+        ("hyb", 0.001, [0, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_layouts_of_six_residual_blocks(name, rate, widths):
+    model = six_blocks()
+    selection = choose(name, model, rate, Draw())
+    assert inner_widths(model, selection) == widths
+    streams = {n for n in selection.kept if n.startswith("stream")}
+    assert bool(streams) == (name == "prefix")  # inner layouts leave the residual stream whole
+
+
+def test_a_block_that_cannot_be_bypassed_keeps_one_step():
+    base = six_blocks()
+    model = type(base)(base.tensors, base.groups, tuple(u for u in base.units if u != "block5"))
+    assert inner_widths(model, choose("inner", model, 0.01, Draw())) == [0, 0, 0, 0, 4, 0]
+    assert inner_widths(model, choose("hyb", model, 0.001, Draw())) == [0, 0, 0, 0, 4, 0]
+
+
+def test_random_channels_differ_by_device_round_and_seed_and_by_nothing_else():
+    model = mlp(4, (64, 64), 3)
+    draws = [Draw(s, r, d) for s in (0, 1) for r in (1, 2) for d in ("a", "b")]
+    chosen = [choose("random", model, 0.5, d) for d in draws]
+    assert len({s.digest for s in chosen}) == len(draws)
+    assert [choose("random", model, 0.5, d) for d in draws] == chosen
+    assert chosen[0].kept["hidden0"].tolist() != chosen[0].kept["hidden1"].tolist()
+
+
+def test_random_channels_are_drawn_evenly():
+    model, n = mlp(2, (8,), 2), 2000
+    hits = np.zeros(8)
+    for round in range(n):
+        hits[choose("random", model, 0.25, Draw(0, round, "d")).kept["hidden0"]] += 1
+    deviation = np.sqrt(n * 0.25 * 0.75)
+    assert np.abs(hits - n * 0.25).max() < 4 * deviation
+
+
+def test_random_channels_under_a_group_norm_come_in_whole_runs():
+    model = six_blocks()
+    kept = choose("random", model, 0.5, Draw(3)).kept["inner6"].reshape(-1, 4)
+    assert (kept[:, 0] % 4 == 0).all()
+    assert (np.diff(kept, axis=1) == 1).all()
+
+
+@laws
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), rates)
+def test_the_top_magnitudes_are_as_many_as_asked_and_none_outside_is_larger(values, rate):
+    weights = np.array(values, np.float32)
+    mask = top(weights, rate)
+    assert mask.sum() == math.ceil(round(rate * weights.size, 9))
+    if not mask.all():
+        assert np.abs(weights[mask]).min() >= np.abs(weights[~mask]).max()
+
+
+def test_of_equal_magnitudes_the_first_are_kept():
+    weights = np.array([[1, -2, 2], [2, 0, -2]], np.float32)
+    assert top(weights, 0.5).tolist() == [[False, True, True], [True, False, False]]
+
+
+def test_magnitude_masks_matrices_alone():
+    model = model_map(
+        [Group("g", 4)],
+        [
+            ("bias", (channels("g"),)),
+            ("weight", (channels("g"), fixed(5)), 1),
+            ("seen", (fixed(2), fixed(2)), 0, "", "buffer"),
+        ],
+    )
+    params = params_of(model, 0)
+    selection = choose("magnitude", model, 0.3, Draw(params=params))
+    assert list(selection.masks) == ["weight"]
+    assert selection.masks["weight"].sum() == 6
+    with pytest.raises(UseError, match=r"pass the global model in Draw\.params"):
+        choose("magnitude", model, 0.3, Draw())
+
+
+@pytest.mark.parametrize("rate", [0, -0.5, 1.0001, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", sorted(CHOOSERS))
+def test_a_rate_that_would_leave_nothing_or_more_than_all_is_refused(name, rate):
+    with pytest.raises(UseError, match=rf"chooser '{name}': the rate must lie in \(0, 1\]"):
+        choose(name, mlp(), rate, Draw())
+
+
+def test_an_unknown_chooser_is_answered_with_the_nearest():
+    with pytest.raises(UseError, match=r"unknown chooser 'prefx'; did you mean 'prefix'\?"):
+        choose("prefx", mlp(), 0.5, Draw())
+    with pytest.raises(UseError, match="unknown chooser 'zzz'; choosers: whole, prefix, inner, hyb, random, magnitude"):
+        choose("zzz", mlp(), 0.5, Draw())
+
+
+def test_sizes_of_a_small_convolution_worked_by_hand():
+    """conv 2 -> 4 channels of 3x3 on 5x5 positions, a flatten, a head of 10 classes; then half the channels."""
+    model = model_map(
+        [Group("c", 4)],
+        [
+            ("conv.bias", (channels("c"),)),
+            ("conv.weight", (channels("c"), fixed(2), fixed(3), fixed(3)), 25),
+            ("head.weight", (fixed(10), channels("c", 25)), 1),
+        ],
+        activations=(Activation(fixed(2), 25), Activation(channels("c"), 25), Activation(channels("c", 25), 1)),
+    )
+    half = make(model, {"c": [0, 3]})
+    assert count(model, WHOLE) == 4 + 72 + 1000
+    assert macs(model, WHOLE) == 72 * 25 + 1000
+    assert activation_floats(model, WHOLE) == 50 + 100 + 100
+    assert (count(model, half), macs(model, half)) == (2 + 36 + 500, 36 * 25 + 500)
+    assert activation_floats(model, half) == 50 + 50 + 50
+    mask = np.zeros((10, 100), np.bool_)
+    mask[:, 0] = True
+    masked = make(model, {"c": [0, 3]}, masks={"head.weight": mask})
+    assert count(model, masked) == 2 + 36 + 10
+    assert allocated(model, masked) == allocated(model, half) == count(model, half)
+    assert macs(model, masked) == macs(model, half)  # dense kernels gain nothing by a mask
+
+
+def test_a_dropped_unit_costs_nothing():
+    model = six_blocks()
+    without = make(model, dropped=["block2"])
+    gone = [t for t in model.tensors if t.unit == "block2"]
+    assert count(model, WHOLE) - count(model, without) == sum(math.prod(t.shape) for t in gone)
+    assert macs(model, WHOLE) - macs(model, without) == 2 * 16 * 16 * 9 * 256
+    assert count(model, WHOLE) == 175_820
+    stored = type(model)(model.tensors, model.groups, model.units, (Activation(fixed(7), 2, "block2"),))
+    assert (activation_floats(stored, WHOLE), activation_floats(stored, without)) == (14, 0)
