@@ -86,11 +86,16 @@ def test_without_a_terminal_the_watcher_prints_lines(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "listening on 127.0.0.1:1, run folder runs/x\n"
 
 
-def test_a_run_that_is_stopped_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyboardInterrupt), live.watching(3) as watch:
+def stopped_after_two_rounds() -> None:
+    with live.watching(3) as watch:
         watch({"event": "listening", "address": "127.0.0.1:1", "folder": "runs/x"})
         watch({"event": "round", **record(2)})
         raise KeyboardInterrupt
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        stopped_after_two_rounds()
     assert capsys.readouterr().err == "stopped after round 2; go on with `pleat resume runs/x`\n"
 
 
