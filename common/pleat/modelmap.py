@@ -68,8 +68,9 @@ class ModelMap:
 
     tensors: tuple[TensorSpec, ...]
     groups: tuple[Group, ...]
-    units: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()  # in the order in which they run
     activations: tuple[Activation, ...] = ()
+    branches: tuple[str, ...] = ()  # the units that, left out, add 0 to a sum; the others become the identity
 
     @cached_property
     def group(self) -> dict[str, Group]:

@@ -1,0 +1,86 @@
+"""Trace: from a module to its ModelMap, from the module itself, without a word from whoever wrote it.
+
+What is certain is exact: cutting the channels of a group gives the net that zeroing them gives (tests/laws). What is
+not certain is a frozen group with a reason.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from torch import nn
+
+from pleat.errors import UseError
+from pleat.exchange.order import NetSpec, Scalar
+from pleat.modelmap import Activation, Group, ModelMap, TensorSpec
+from pleat.nets.arguments import input_shape_of
+from pleat.nets.channels import Labels
+from pleat.nets.factory import build
+from pleat.nets.graph import follow
+from pleat.nets.layers import LAYERS
+from pleat.nets.steps import STEP_FUNCTIONS, STEP_METHODS, STEP_MODULES
+from pleat.nets.units import Unit, own_groups, units
+from pleat.nets.walk import Walk, walk
+
+
+def trace(module: nn.Module, input_shape: tuple[int, ...]) -> ModelMap:
+    """The ModelMap of `module` for samples of `input_shape`; the module is left as it was.
+
+    Raises UseError, naming the module, where it cannot be traced or does not fit the input.
+    """
+    seen = walk(follow(module, input_shape), {**STEP_MODULES, **LAYERS}, STEP_FUNCTIONS, STEP_METHODS)
+    blocks = units(seen)
+    paths, branches = tuple(u.path for u in blocks), tuple(u.path for u in blocks if not u.identity)
+    return ModelMap(_tensors(seen, blocks), _groups(seen, blocks), paths, _stored(seen, blocks), branches)
+
+
+def model_map(net: NetSpec) -> ModelMap:
+    """The ModelMap of a net by name; remembered for the last few nets of this process."""
+    return _model_map(net.factory, tuple(sorted(net.arguments.items())))
+
+
+@lru_cache(maxsize=8)
+def _model_map(factory: str, arguments: tuple[tuple[str, Scalar], ...]) -> ModelMap:
+    net = NetSpec(factory, dict(arguments), b"")
+    try:
+        return trace(build(factory, net.arguments), input_shape_of(net))
+    except UseError as error:
+        raise UseError(f"{factory} with {net.arguments}: {error}") from error
+
+
+def _tensors(seen: Walk, blocks: tuple[Unit, ...]) -> tuple[TensorSpec, ...]:
+    trained = {name for name, _ in seen.graph.module.named_parameters()}
+    out = []
+    for name in sorted(seen.axes):
+        axes = tuple(seen.channels.axis(label) for label in seen.axes[name])
+        role = "weight" if name in trained else "buffer"
+        shape, positions = tuple(seen.tensors[name].shape), seen.positions.get(name, 0)
+        out.append(TensorSpec(name, shape, axes, positions, _home(name, blocks), role))  # type: ignore[arg-type]
+    return tuple(out)
+
+
+def _home(name: str, blocks: tuple[Unit, ...]) -> str:
+    """The unit that the tensor `name` goes with."""
+    return next((u.path for u in blocks if name.startswith(u.path + ".")), "")
+
+
+def _groups(seen: Walk, blocks: tuple[Unit, ...]) -> tuple[Group, ...]:
+    home = {group: unit.path for unit in blocks for group in own_groups(seen, unit.path)}
+    groups = seen.channels.groups(list(seen.labels_in_use()))
+    return tuple(Group(g.name, g.size, g.step, g.role, home.get(g.name, ""), g.reason) for g in groups)
+
+
+def _stored(seen: Walk, blocks: tuple[Unit, ...]) -> tuple[Activation, ...]:
+    """What a training step keeps for its backward pass, along the axis of each value that may shrink."""
+    out = []
+    for node in (n for n in seen.graph.order if n in seen.stored and n in seen.labels):
+        labels, unit = seen.labels[node], next((u.path for u in blocks if node in u.nodes), "")
+        axis = _shrinking(seen, labels)
+        positions = seen.per_sample(node, axis) * seen.stored[node]
+        out.append(Activation(seen.channels.axis(labels[axis]), positions, unit))
+    return tuple(out)
+
+
+def _shrinking(seen: Walk, labels: Labels) -> int:
+    axes = range(1, len(labels))
+    return next((i for i in axes if not seen.channels.is_fixed(labels[i])), len(labels) - 1)

@@ -1,0 +1,133 @@
+"""Units: the parts of a net that may be left out whole (elastic.md section 3).
+
+Two kinds, both found in the graph:
+* a *block* whose result is its own input plus something (or a relu of that, where the input is not negative anyway):
+  leaving it out is the identity;
+* a *branch*, a submodule whose result only goes into a sum with something else, beside a shortcut that changes the
+  shape, say: leaving it out adds 0. Only one that has channels of its own to cut counts: a bare shortcut has none.
+
+Where units lie in one another the innermost are taken. Sharing a tensor with the outside disqualifies.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from pleat.nets.graph import Call, Graph
+from pleat.nets.walk import Walk
+
+_SUMS = (operator.add, torch.add, "add")  # not in place: a branch that is left out must not be written to
+_RELU_FUNCTIONS = (torch.relu, torch.relu_, F.relu, F.relu_, "relu", "relu_")
+_KEEPS_SIGN = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Identity)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """`path` of the submodule, the steps inside it, and whether leaving it out is the identity (else: adding 0)."""
+
+    path: str
+    nodes: frozenset[fx.Node]
+    identity: bool
+
+
+def units(walk: Walk) -> tuple[Unit, ...]:
+    """All units of the net, in the order in which they run."""
+    graph = walk.graph
+    place = {node: i for i, node in enumerate(graph.order)}
+    once = [c for c in graph.calls if sum(d.path == c.path for d in graph.calls) == 1]
+    found: list[Unit] = []
+    for kind in (_is_block, _is_branch):
+        for call in sorted(once, key=lambda c: -c.path.count(".")):
+            clash = any(call.nodes & unit.nodes for unit in found)
+            if not clash and _self_contained(graph, call) and kind(walk, call):
+                found.append(Unit(call.path, call.nodes, kind is _is_block))
+    return tuple(sorted(found, key=lambda u: min(place[n] for n in u.nodes)))
+
+
+def _self_contained(graph: Graph, call: Call) -> bool:
+    """One tensor in, one out, no other edge across, and no tensor that is also used outside."""
+    if len(call.inputs) != 1 or not isinstance(call.result, fx.Node) or call.result not in call.nodes:
+        return False
+    crossing_in = {b for n in call.nodes for b in n.all_input_nodes} - call.nodes
+    crossing_out = {n for n in call.nodes if any(u not in call.nodes for u in n.users)}
+    if not (crossing_in <= {call.inputs[0]} and crossing_out <= {call.result}):
+        return False
+    inside = {str(n.target) for n in call.nodes if n.op in ("call_module", "get_attr")}
+    own = all(t.startswith(call.path + ".") for t in inside)
+    return own and not _shared(graph.module, call.path)
+
+
+def _shared(module: nn.Module, path: str) -> bool:
+    """Whether a tensor of the submodule is also somewhere else in the net."""
+    here: set[int] = set()
+    outside: set[int] = set()
+    for name, tensor in module.named_parameters(remove_duplicate=False):
+        (here if name.startswith(path + ".") else outside).add(id(tensor))
+    return bool(here & outside)
+
+
+def _is_block(walk: Walk, call: Call) -> bool:
+    """Whether the result is input + something, of one shape, or a relu of that where the input is not negative."""
+    source, last = call.inputs[0], call.result
+    if walk.graph.shapes.get(source) != walk.graph.shapes.get(last):
+        return False
+    if _is_relu(walk, last):
+        last = last.args[0]
+        if not _not_negative(walk, source):
+            return False
+    return last in call.nodes and _adds(last, source, call)
+
+
+def _adds(node: Any, source: fx.Node, call: Call) -> bool:
+    """Whether `node` is a sum of which one term is `source`, perhaps by way of another such sum."""
+    if not isinstance(node, fx.Node) or node not in call.nodes or node.target not in (*_SUMS, operator.iadd, "add_"):
+        return False
+    if len(node.args) != 2 or node.kwargs:
+        return False
+    terms = [t for t in node.args if t is not source]
+    return len(terms) < 2 or any(_adds(t, source, call) for t in terms)
+
+
+def _is_branch(walk: Walk, call: Call) -> bool:
+    """Whether the result is only ever one term of a sum, and the submodule has channels of its own."""
+    users = list(call.result.users)
+    if len(users) != 1 or users[0].target not in _SUMS or len(users[0].args) != 2 or users[0].kwargs:
+        return False
+    other = next((a for a in users[0].args if a is not call.result), None)
+    if not isinstance(other, fx.Node) or walk.graph.shapes.get(other) != walk.graph.shapes.get(users[0]):
+        return False
+    return walk.graph.shapes.get(call.result) == walk.graph.shapes.get(users[0]) and bool(own_groups(walk, call.path))
+
+
+def own_groups(walk: Walk, path: str) -> set[str]:
+    """Groups that may be cut and stand on no tensor outside the submodule at `path`."""
+    inside: set[str] = set()
+    outside: set[str] = set()
+    for name, labels in walk.axes.items():
+        names = {s.group for label in labels for s in walk.channels.axis(label)} - {""}
+        (inside if name.startswith(path + ".") else outside).update(names)
+    frozen = {g.name for g in walk.channels.groups(list(walk.labels_in_use())) if g.role == "frozen"}
+    return inside - outside - frozen
+
+
+def _is_relu(walk: Walk, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return type(walk.graph.module.get_submodule(str(node.target))) is nn.ReLU
+    return node.target in _RELU_FUNCTIONS
+
+
+def _not_negative(walk: Walk, node: Any) -> bool:
+    """Whether a value surely has no negative entry: a relu's, perhaps pooled since."""
+    while isinstance(node, fx.Node):
+        if _is_relu(walk, node):
+            return True
+        if node.op != "call_module" or type(walk.graph.module.get_submodule(str(node.target))) not in _KEEPS_SIGN:
+            return False
+        node = node.args[0]
+    return False

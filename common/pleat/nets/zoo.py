@@ -1,0 +1,182 @@
+"""Zoo: small nets for federated learning on small devices. Each is a function of the data's shape and classes.
+
+| name | what | parameters |
+|---|---|---|
+| mlp | two hidden layers, 256 and 128 | 51 k for 1x8x8 and 10 classes |
+| cnn | two 3x3 convolutions, 32 and 64, one hidden layer of 128; no norm | 53 k for 1x8x8 and 10 classes |
+| caldas | two 5x5 convolutions, 32 and 64, one hidden layer of 512 (Federated Dropout's CNN) | 1.7 M for 1x28x28 |
+| resnet6 | six pre-activation blocks, 16-16-32-32-64-64, group norm | 176 k for 1x16x16 and 28 classes |
+| resnet18 | ResNet-18 for small images, group norm in groups of 4 channels | 11.2 M for 3x32x32 and 10 classes |
+
+Residual blocks are written so that `trace` finds their units: a block whose shape stays the same is bypassed, a
+widening one loses its branch and keeps its shortcut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from pleat.errors import UseError
+from pleat.nets.arguments import parse_shape
+from pleat.nets.norms import group_norm
+
+NAMES = {name: f"pleat.nets.zoo:{name}" for name in ("mlp", "cnn", "caldas", "resnet6", "resnet18")}
+
+
+def _positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 1 << 16:
+            raise UseError(f"{name} must be a whole number from 1 to 65536, got {size!r}")
+
+
+def _image(text: str, least: int, net: str) -> tuple[int, int, int]:
+    """Channels, height and width of samples that are images of at least `least` x `least`."""
+    shape = parse_shape(text)
+    if len(shape) != 3 or min(shape[1:]) < least:
+        raise UseError(f"net {net} takes images CxHxW of at least {least}x{least}, got {text}; for others there is mlp")
+    return shape[0], shape[1], shape[2]
+
+
+def mlp(input_shape: str, classes: int, first: int = 256, second: int = 128) -> nn.Module:
+    """Two hidden layers; the input is flattened, whatever its shape."""
+    _positive(classes=classes, first=first, second=second)
+    size = math.prod(parse_shape(input_shape))
+    return nn.Sequential(
+        OrderedDict(
+            flat=nn.Flatten(),
+            first=nn.Linear(size, first),
+            relu1=nn.ReLU(),
+            second=nn.Linear(first, second),
+            relu2=nn.ReLU(),
+            head=nn.Linear(second, classes),
+        )
+    )
+
+
+def cnn(input_shape: str, classes: int, first: int = 32, second: int = 64, hidden: int = 128) -> nn.Module:
+    """Two 3x3 convolutions, each halved by pooling, and one hidden layer."""
+    _positive(classes=classes, first=first, second=second, hidden=hidden)
+    return _convolutions(_image(input_shape, 4, "cnn"), classes, 3, first, second, hidden)
+
+
+def caldas(input_shape: str, classes: int, first: int = 32, second: int = 64, hidden: int = 512) -> nn.Module:
+    """The CNN of Caldas et al. 2018: 5x5 convolutions, each halved by pooling, and one wide hidden layer."""
+    _positive(classes=classes, first=first, second=second, hidden=hidden)
+    return _convolutions(_image(input_shape, 4, "caldas"), classes, 5, first, second, hidden)
+
+
+def _convolutions(
+    image: tuple[int, int, int], classes: int, kernel: int, first: int, second: int, hidden: int
+) -> nn.Module:
+    channels, height, width = image
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(channels, first, kernel, padding=kernel // 2),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(first, second, kernel, padding=kernel // 2),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flat=nn.Flatten(),
+            hidden=nn.Linear(second * (height // 4) * (width // 4), hidden),
+            relu3=nn.ReLU(),
+            head=nn.Linear(hidden, classes),
+        )
+    )
+
+
+def _conv3(into: int, out: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(into, out, 3, stride, padding=1, bias=False)
+
+
+class PreActivation(nn.Module):
+    """x + branch(x), where the branch norms before it convolves; a widening block has a 1x1 shortcut."""
+
+    def __init__(self, into: int, out: int, stride: int) -> None:
+        super().__init__()
+        plain = into == out and stride == 1
+        self.shortcut = None if plain else nn.Conv2d(into, out, 1, stride, bias=False)
+        self.branch = nn.Sequential(
+            OrderedDict(
+                norm1=group_norm(into),
+                relu1=nn.ReLU(),
+                conv1=_conv3(into, out, stride),
+                norm2=group_norm(out),
+                relu2=nn.ReLU(),
+                conv2=_conv3(out, out),
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        short: Tensor = x if self.shortcut is None else self.shortcut(x)
+        out: Tensor = short + self.branch(x)
+        return out
+
+
+class PostActivation(nn.Module):
+    """relu(x + branch(x)), where the branch norms after it convolves; a widening block has a normed 1x1 shortcut."""
+
+    def __init__(self, into: int, out: int, stride: int) -> None:
+        super().__init__()
+        plain = into == out and stride == 1
+        short = OrderedDict(conv=nn.Conv2d(into, out, 1, stride, bias=False), norm=group_norm(out))
+        self.shortcut = None if plain else nn.Sequential(short)
+        self.branch = nn.Sequential(
+            OrderedDict(
+                conv1=_conv3(into, out, stride),
+                norm1=group_norm(out),
+                relu=nn.ReLU(),
+                conv2=_conv3(out, out),
+                norm2=group_norm(out),
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        short: Tensor = x if self.shortcut is None else self.shortcut(x)
+        return torch.relu(short + self.branch(x))
+
+
+def resnet6(input_shape: str, classes: int, width: int = 16) -> nn.Module:
+    """Six pre-activation blocks of `width`, twice it and four times it."""
+    _positive(classes=classes, width=width)
+    if width % 4:
+        raise UseError(f"width of resnet6 must be a multiple of 4, its norm groups' size, got {width}")
+    channels, _, _ = _image(input_shape, 4, "resnet6")
+    sizes = [width * k for k in (1, 1, 1, 2, 2, 4, 4)]
+    blocks = [PreActivation(a, b, 1 if a == b else 2) for a, b in pairwise(sizes)]
+    return nn.Sequential(
+        OrderedDict(
+            stem=_conv3(channels, width),
+            blocks=nn.Sequential(*blocks),
+            norm=group_norm(sizes[-1]),
+            relu=nn.ReLU(),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            head=nn.Linear(sizes[-1], classes),
+        )
+    )
+
+
+def resnet18(input_shape: str, classes: int, width: int = 64) -> nn.Module:
+    """Four stages of two blocks, of `width` to eight times it; for small images: a 3x3 stem, no pooling before."""
+    _positive(classes=classes, width=width)
+    if width % 4:
+        raise UseError(f"width of resnet18 must be a multiple of 4, its norm groups' size, got {width}")
+    channels, _, _ = _image(input_shape, 8, "resnet18")
+    sizes = [width * k for k in (1, 1, 1, 2, 2, 4, 4, 8, 8)]
+    blocks = [PostActivation(a, b, 1 if a == b else 2) for a, b in pairwise(sizes)]
+    stem = OrderedDict(conv=_conv3(channels, width), norm=group_norm(width), relu=nn.ReLU())
+    return nn.Sequential(
+        OrderedDict(
+            stem=nn.Sequential(stem),
+            blocks=nn.Sequential(*blocks),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            head=nn.Linear(sizes[-1], classes),
+        )
+    )
