@@ -205,7 +205,7 @@ class Trainer:
             self._leaving = None
 
 
-def _verdict(running: _Running, code: int) -> Died:
+def _verdict(running: _Running, code: int | None) -> Died:
     if running.cancelled:
         return Died("cancelled", False)
     if running.killed_for:
@@ -215,8 +215,10 @@ def _verdict(running: _Running, code: int) -> Died:
     return Died(f"the trainer ended: {_end(code)}", False)
 
 
-def _end(code: int) -> str:
+def _end(code: int | None) -> str:
     """An exit status in words, with advice where a signal has a known cause."""
+    if code is None:
+        return "it closed its pipe without an answer and had to be killed"
     if code == -signal.SIGILL or code == 128 + signal.SIGILL:
         return (
             "illegal instruction (signal 4): this torch was built for another processor; torch 2.10.0 does not run on "
@@ -238,13 +240,14 @@ async def _answer(process: asyncio.subprocess.Process) -> pipe.Answer | None:
         return None
 
 
-async def _reap(process: asyncio.subprocess.Process) -> int:
-    """The exit status of a child that has closed its pipe; one that lingers is killed."""
+async def _reap(process: asyncio.subprocess.Process) -> int | None:
+    """The exit status of a child that has closed its pipe; None: it lingered and was killed."""
     try:
         return await asyncio.wait_for(process.wait(), PATIENCE_S)
     except asyncio.TimeoutError:
         _kill(process)
-        return await process.wait()
+        await process.wait()
+        return None
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -32,6 +32,7 @@ from pleat_client.probe.files import ROOT
 from pleat_client.store import Store
 
 BEAT_S = 10.0
+CANCELLED, OVERTAKEN = "cancelled", "overtaken by a newer order"
 log = logging.getLogger("pleat")
 
 
@@ -51,7 +52,7 @@ class Work:
     data: bytes
     down_s: float
     at: float
-    cancelled: bool = False
+    dropped: str = ""  # why it need not be done any more
 
 
 class Daemon:
@@ -99,7 +100,7 @@ class Daemon:
         """Do orders as they come, until cancelled."""
         for order_id, path in self._store.staged():
             link.report(str(order_id), path)
-        self._say(state="connecting", unsent=len(self._store.staged()))
+        self._say(state="idle", unsent=len(self._store.staged()))
         beating = asyncio.ensure_future(self._beat(link))
         try:
             while True:
@@ -107,21 +108,25 @@ class Daemon:
         finally:
             beating.cancel()
             await self._trainer.stop()
-            self._say(state="stopped")
+            self._say(state="stopped", joined=False)
 
     # What the link says.
 
     def held(self) -> list[str]:
-        return [work.order for work in (self._current, *self._waiting) if work is not None and not work.cancelled]
+        return [work.order for work in self._works() if not work.dropped]
 
     def on_joined(self, run: str) -> None:
-        self._say(run=run, notice="", state="idle" if self._current is None else "training")
+        self._say(joined=True, run=run, notice="")
 
     def on_lost(self, reason: str) -> None:
-        self._say(state="connecting")
+        self._say(joined=False, notice=reason)
 
     def on_order(self, data: bytes, down_s: float) -> None:
-        self._waiting.append(Work(body.order_of(data), data, down_s, self._clock()))
+        new = Work(body.order_of(data), data, down_s, self._clock())
+        for work in self._works():
+            if _order_id(work.order).run == _order_id(new.order).run and _order_id(work.order) < _order_id(new.order):
+                self._drop(work, OVERTAKEN)
+        self._waiting.append(new)
         self._arrived.set()
 
     def on_ack(self, order: str) -> None:
@@ -132,12 +137,9 @@ class Daemon:
         self._settle(order, self._store.give_back)
 
     def on_cancel(self, order: str) -> None:
-        log.info("cancelled order=%s", order)
-        for work in (self._current, *self._waiting):
-            if work is not None and work.order == order:
-                work.cancelled = True
-        if self._current is not None and self._current.order == order:
-            self._trainer.cancel(order)
+        for work in self._works():
+            if work.order == order:
+                self._drop(work, CANCELLED)
 
     def on_notify(self, text: str) -> None:
         log.info("server says: %s", text)
@@ -145,21 +147,27 @@ class Daemon:
 
     # One order.
 
+    def _works(self) -> list[Work]:
+        return [work for work in (self._current, *self._waiting) if work is not None]
+
+    def _drop(self, work: Work, why: str) -> None:
+        log.info("dropped order=%s reason=%r", work.order, why)
+        work.dropped = why
+        if work is self._current:
+            self._trainer.cancel(work.order)
+
     async def _next(self) -> Work:
-        while True:
-            while self._waiting:
-                work = self._waiting.popleft()
-                if not work.cancelled:
-                    return work
+        while not self._waiting:
             self._arrived.clear()
             await self._arrived.wait()
+        return self._waiting.popleft()
 
     async def _do(self, work: Work, link: Sender) -> None:
         self._current = work
-        self._say(state="training", order=work.order, notice="")
+        self._say(state="training", order=work.order)
         answer = await self._trained(work)
         self._current = None
-        outcome, reason = _end(answer)
+        outcome, reason = _end(work, answer)
         log.info("done order=%s outcome=%s reason=%r", work.order, outcome.value, reason)
         report = self._report(work, answer, outcome, reason)
         if report is not None:
@@ -176,11 +184,12 @@ class Daemon:
 
     async def _trained(self, work: Work) -> pipe.Staged | pipe.Failed | Died:
         try:
-            await self._trainer.ready()
+            if not work.dropped:
+                await self._trainer.ready()
         except PleatError as error:
             return pipe.Failed(work.order, str(error))
-        if work.cancelled:
-            return Died("cancelled", False)
+        if work.dropped:
+            return Died(work.dropped, False)
         request = pipe.Train(
             order=work.data,
             wait_s=self._clock() - work.at,
@@ -196,10 +205,9 @@ class Daemon:
         self, work: Work, answer: pipe.Staged | pipe.Failed | Died, outcome: Outcome, reason: str
     ) -> Path | bytes | None:
         """What answers an order that ended so; None where nobody wants an answer."""
-        if work.cancelled:
-            if outcome is Outcome.ABORTED:
-                self._store.give_back(_order_id(work.order))
-            return Path(answer.path) if isinstance(answer, pipe.Staged) and outcome is not Outcome.ABORTED else None
+        if work.dropped == CANCELLED and outcome is Outcome.ABORTED:
+            self._store.give_back(_order_id(work.order))
+            return None
         if isinstance(answer, pipe.Staged):
             return Path(answer.path)
         seconds = Seconds(down=work.down_s, train=max(0.0, self._clock() - work.at))
@@ -233,9 +241,11 @@ class Daemon:
             status.write(self._config.state, self._status)
 
 
-def _end(answer: pipe.Staged | pipe.Failed | Died) -> tuple[Outcome, str]:
+def _end(work: Work, answer: pipe.Staged | pipe.Failed | Died) -> tuple[Outcome, str]:
     if isinstance(answer, pipe.Staged):
         return Outcome(answer.outcome), answer.reason
+    if work.dropped:
+        return Outcome.ABORTED, work.dropped
     if isinstance(answer, Died) and answer.killed:
         return Outcome.KILLED, answer.reason
     return Outcome.FAILED, answer.reason

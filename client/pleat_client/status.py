@@ -21,11 +21,12 @@ NAME = "status.json"
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """`state`: starting, connecting, idle, training, sending, stopped."""
+    """`state`: starting, idle, training, stopped."""
 
     name: str
     server: str
     state: str = "starting"
+    joined: bool = False
     run: str = ""
     notice: str = ""  # the server's last word, such as "idle: nothing fits ..."
     order: str = ""
