@@ -133,11 +133,12 @@ def split_gaps(index: Index, low: int) -> tuple[Bytes, bytes]:
     lows = b"".join(bits_of((gaps >> bit & 1).astype(np.bool_)) for bit in range(low))
     if low:
         gaps >>= low
-    if gaps.size == 0 or gaps.max() < ESCAPE:
-        return gaps.astype(np.uint8), lows
-    escapes, rest = np.divmod(gaps, ESCAPE)
-    out = np.full(gaps.size + int(escapes.sum()), ESCAPE, np.uint8)
-    out[np.cumsum(escapes + 1) - 1] = rest
+    wide = np.flatnonzero(gaps >= ESCAPE)  # few, so only these are divided
+    escapes, rest = np.divmod(gaps[wide], ESCAPE)
+    out = gaps.astype(np.uint8)
+    if wide.size:
+        out[wide] = rest
+        out = np.insert(out, np.repeat(wide, escapes), ESCAPE)
     return out, lows
 
 

@@ -41,7 +41,8 @@ def quantise(values: Array, bits: int) -> Quantised:
     centres = (edges[1:] + edges[:-1]) / 2
     if first == 0:
         centres[0] = 0.0
-    levels = _fit(counts, edges, centres, 1 << (bits - 1))
+    used = np.flatnonzero(counts)
+    levels = _fit(counts[used], np.diff(edges)[used], centres[used], 1 << (bits - 1))
     words = np.unique(to_bf16(levels.astype(np.float32)))
     table = _nearest(centres, from_bf16(words).astype(np.float64))
     codes = np.take(table, bins)
@@ -51,12 +52,11 @@ def quantise(values: Array, bits: int) -> Quantised:
 
 
 def _fit(
-    counts: NDArray[np.int64], edges: NDArray[np.float64], centres: NDArray[np.float64], n: int
+    counts: NDArray[np.int64], widths: NDArray[np.float64], centres: NDArray[np.float64], n: int
 ) -> NDArray[np.float64]:
-    """At most `n` levels of least squared error for values counted in bins."""
-    if np.count_nonzero(counts) <= n:
-        return centres[counts > 0]
-    widths = np.diff(edges)
+    """At most `n` levels of least squared error for values counted in bins, none of them empty."""
+    if counts.size <= n:
+        return centres
     ease = np.cumsum(np.cbrt(counts / widths) * widths)
     levels: NDArray[np.float64] = centres[np.searchsorted(ease, (np.arange(n) + 0.5) / n * ease[-1])]
     number = np.concatenate(([0], np.cumsum(counts)))
@@ -64,7 +64,10 @@ def _fit(
     for _ in range(PASSES):
         borders = np.concatenate(([0], np.searchsorted(centres, (levels[1:] + levels[:-1]) / 2), [centres.size]))
         held = np.diff(number[borders])
-        levels = np.where(held > 0, np.diff(total[borders]) / np.maximum(held, 1), levels)
+        means = np.where(held > 0, np.diff(total[borders]) / np.maximum(held, 1), levels)
+        if np.array_equal(means, levels):
+            break
+        levels = means
     return levels
 
 
