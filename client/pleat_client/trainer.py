@@ -227,7 +227,7 @@ def train(
     is no longer finite, and whatever `tick` raises.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed % (1 << 63))  # type: ignore[no-untyped-call]
+        torch.manual_seed(seed % (1 << 63))
         trainer = Trainer(net, model, selection, params, nested, work)
         x, y = torch.from_numpy(shard.x), torch.from_numpy(shard.y)
         steps = work.epochs * -(-len(shard) // work.batch)

@@ -1,0 +1,112 @@
+"""Objectives on hand-worked logits: what each yields, and in which order."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pleat.errors import UseError
+from pleat_client.objectives import OBJECTIVES, objective
+
+Y = torch.tensor([0, 1])
+
+
+class Given:
+    """Logits written down per size."""
+
+    def __init__(self, *logits: list[list[float]]) -> None:
+        self.tensors = [torch.tensor(one, requires_grad=True) for one in logits]
+        self.asked: list[int] = []
+
+    @property
+    def sizes(self) -> int:
+        return len(self.tensors)
+
+    def __call__(self, size: int) -> torch.Tensor:
+        self.asked.append(size)
+        return self.tensors[size]
+
+
+def terms(name: str, logits: Given, seed: int = 0, **settings: float) -> list[float]:
+    return [t.item() for t in objective(name)(logits, Y, settings, np.random.default_rng(seed))]
+
+
+FLAT, SURE = [[0.0, 0.0], [0.0, 0.0]], [[math.log(3), 0.0], [0.0, math.log(3)]]
+CE_FLAT, CE_SURE = math.log(2), math.log(4 / 3)
+
+
+def test_cross_entropy_trains_the_own_size_alone() -> None:
+    logits = Given(SURE, FLAT)
+    assert terms("cross_entropy", logits) == pytest.approx([CE_SURE])
+    assert logits.asked == [0]
+
+
+def test_joint_sums_cross_entropy_over_all_sizes_own_first() -> None:
+    logits = Given(SURE, FLAT, SURE)
+    assert terms("joint", logits) == pytest.approx([CE_SURE, CE_FLAT, CE_SURE])
+    assert logits.asked == [0, 1, 2]
+
+
+def test_distilled_teaches_one_smaller_size_by_the_own_softmax() -> None:
+    # Teacher (3/4, 1/4), student (1/2, 1/2): cross-entropy of the two is log 2.
+    assert terms("distilled", Given(SURE, FLAT)) == pytest.approx([CE_SURE, 0.5 * CE_FLAT + 0.5 * math.log(2)])
+    # Teacher (1/2, 1/2), student (3/4, 1/4): (log(4/3) + log 4) / 2.
+    taught = (math.log(4 / 3) + math.log(4)) / 2
+    assert terms("distilled", Given(FLAT, SURE), distil=0.25) == pytest.approx(
+        [CE_FLAT, 0.75 * CE_SURE + 0.25 * taught]
+    )
+
+
+def test_distilled_leaves_the_teacher_alone() -> None:
+    logits = Given(SURE, FLAT)
+    *_, last = objective("distilled")(logits, Y, {}, np.random.default_rng(0))
+    last.backward()
+    assert logits.tensors[0].grad is None
+    assert logits.tensors[1].grad is not None
+
+
+def test_temperature_softens_both_sides() -> None:
+    # At T = 2 with logits twice as sharp, both softmaxes are those of T = 1, and the term counts T^2 = 4 times.
+    twice = [[2 * v for v in row] for row in SURE]
+    _, hot = terms("distilled", Given(twice, FLAT), distil=1.0, temperature=2.0)
+    assert hot == pytest.approx(4 * math.log(2))
+
+
+def test_distilled_without_a_smaller_size_is_cross_entropy() -> None:
+    assert terms("distilled", Given(SURE)) == pytest.approx([CE_SURE])
+
+
+@pytest.mark.parametrize("name", ["distilled", "nested_draw"])
+def test_every_size_is_drawn_about_equally_often(name: str) -> None:
+    rng, counts = np.random.default_rng(1), np.zeros(4)
+    for _ in range(600):
+        logits = Given(SURE, SURE, SURE, SURE)
+        list(objective(name)(logits, Y, {}, rng))
+        counts[logits.asked[-1]] += 1
+    drawn = counts[1:] if name == "distilled" else counts
+    assert drawn.sum() == 600
+    assert (np.abs(drawn / 600 - 1 / drawn.size) < 0.07).all()
+
+
+def test_nested_draw_trains_one_size_a_batch_or_two_when_it_distils() -> None:
+    seed = next(s for s in range(20) if int(np.random.default_rng(s).integers(0, 2)) == 1)
+    assert terms("nested_draw", Given(SURE, FLAT), seed) == pytest.approx([CE_FLAT])
+    assert terms("nested_draw", Given(SURE, FLAT), seed, distil=0.5) == pytest.approx(
+        [CE_SURE, 0.5 * CE_FLAT + 0.5 * math.log(2)]
+    )
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_yields_finite_terms_for_every_number_of_sizes(name: str) -> None:
+    for sizes in range(1, 5):
+        found = terms(name, Given(*[SURE] * sizes))
+        assert found
+        assert np.isfinite(found).all()
+
+
+def test_an_unknown_objective_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UseError, match="unknown objective 'joynt'; did you mean 'joint'"):
+        objective("joynt")
