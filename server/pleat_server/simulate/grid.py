@@ -74,7 +74,8 @@ class InProcess:
     def send(self, order: Order) -> bool:
         if order.device not in self._devices:
             return False
-        self._queue.append(order)
+        if all(queued.id != order.id for queued in self._queue):
+            self._queue.append(order)
         return True
 
     def notify(self, device: str, text: str) -> None:
