@@ -22,6 +22,7 @@ from pleat_client.probe.files import ROOT
 PATIENCE_S = 1.0  # an order that was cancelled has so long to stop by itself
 WATCH_S = 0.25  # how often the memory budget is looked at while the child works
 _HEAD = 4  # bytes of a frame's length
+_SLICE = 1 << 16
 _KERNEL_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # directly, or as a shell or container's init tells it
 _SACRIFICE = "800"  # oom_score_adj: of all processes of this size the child goes first
 
@@ -95,8 +96,10 @@ class Trainer:
             return Died("the trainer ended before it began", False)
         guard = asyncio.ensure_future(self._guard(running))
         running.busy = True
+        frame = pipe.encode(request)
+        del request  # an order may be as large as the model: one copy of it at a time
         try:
-            return await self._exchange(running, request)
+            return await self._exchange(running, frame)
         finally:
             running.busy = False
             guard.cancel()
@@ -153,13 +156,13 @@ class Trainer:
             await process.wait()
             raise
 
-    async def _exchange(self, running: _Running, request: pipe.Train) -> pipe.Staged | pipe.Failed | Died:
+    async def _exchange(self, running: _Running, frame: bytes) -> pipe.Staged | pipe.Failed | Died:
         process = running.process
         running.cancelled = False
         try:
             if process.stdin is not None:
-                process.stdin.write(pipe.encode(request))
-                await process.stdin.drain()
+                await _send(process.stdin, frame)
+            del frame
             while True:
                 answer = await _answer(process)
                 if isinstance(answer, (pipe.Staged, pipe.Failed)):
@@ -238,6 +241,14 @@ async def _answer(process: asyncio.subprocess.Process) -> pipe.Answer | None:
         return pipe.decode_answer(await process.stdout.readexactly(pipe.frame_length(head)))
     except asyncio.IncompleteReadError:
         return None
+
+
+async def _send(stdin: asyncio.StreamWriter, frame: bytes) -> None:
+    """Write in slices: given all at once, what the pipe does not take yet would be copied."""
+    view = memoryview(frame)
+    for at in range(0, len(view), _SLICE):
+        stdin.write(view[at : at + _SLICE])
+        await stdin.drain()
 
 
 async def _reap(process: asyncio.subprocess.Process) -> int | None:

@@ -190,16 +190,17 @@ class Daemon:
             return pipe.Failed(work.order, str(error))
         if work.dropped:
             return Died(work.dropped, False)
-        request = pipe.Train(
-            order=work.data,
-            wait_s=self._clock() - work.at,
-            down_s=work.down_s,
-            daemon_bytes=memory.rss_bytes(None, self._root) or 0,
-            memory_bytes=self._config.memory,
-            threads=self._config.threads,
+        data, work.data = work.data, b""
+        return await self._trainer.do(
+            pipe.Train(
+                order=data,
+                wait_s=self._clock() - work.at,
+                down_s=work.down_s,
+                daemon_bytes=memory.rss_bytes(None, self._root) or 0,
+                memory_bytes=self._config.memory,
+                threads=self._config.threads,
+            )
         )
-        work.data = b""
-        return await self._trainer.do(request)
 
     def _report(
         self, work: Work, answer: pipe.Staged | pipe.Failed | Died, outcome: Outcome, reason: str
