@@ -6,12 +6,12 @@ import torch
 
 from pleat.exchange.order import NetSpec, Scalar
 from pleat.nets.arguments import classes_of, input_shape_of, parse_shape
-from pleat.nets.factory import build, resolve
-from pleat.nets.shrink import read
+from pleat.nets.factory import build, resolve, skeleton
+from pleat.nets.tensors import read
 from pleat.nets.trace import model_map
 from pleat.params import Params
 
-__all__ = ["build", "classes_of", "initial", "input_shape_of", "parse_shape", "resolve", "spec"]
+__all__ = ["build", "classes_of", "initial", "input_shape_of", "parse_shape", "resolve", "skeleton", "spec"]
 
 
 def spec(name: str, input_shape: tuple[int, ...], classes: int, **more: Scalar) -> NetSpec:

@@ -15,10 +15,12 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from pleat.errors import UseError
 from pleat.exchange.order import Scalar
+from pleat.nets.tensors import constants_of
 from pleat.nets.zoo import NAMES
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -51,6 +53,19 @@ def build(factory: str, arguments: Mapping[str, Scalar]) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise UseError(f"net {factory} must return a torch.nn.Module, it returned {type(module).__name__}")
     return module
+
+
+def skeleton(factory: str, arguments: Mapping[str, Scalar]) -> nn.Module:
+    """The net without memory for its tensors, on torch's meta device: enough to trace it and to `shrink` it, where a
+    small device could not hold it whole. A net that cannot be made so, since its making looks at values or leaves
+    constants behind, is built in full."""
+    try:
+        with torch.device("meta"):
+            module = build(factory, arguments)
+    except UseError:
+        return build(factory, arguments)
+    plain = all(name == "num_batches_tracked" for name, _ in constants_of(module))
+    return module if plain else build(factory, arguments)
 
 
 def _function(factory: str) -> Callable[..., Any]:

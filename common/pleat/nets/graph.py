@@ -2,12 +2,14 @@
 
 A submodule that torch.fx cannot follow (control flow that depends on data) becomes a single step of the graph; what
 enters it will be frozen by `rules`. Only a net whose own forward cannot be followed is an error. Tracing adds about a
-tenth of a MiB to a process that has imported torch. The pass runs on real zeros: the meta device would import
-torch._dynamo and sympy, 75 MB, where the first training step needs the kernels anyway.
+tenth of a MiB to a process that has imported torch. The pass runs on real zeros, layer by layer where the module has no
+memory of its own: running on the meta device would import torch._dynamo and sympy, 75 MB, and the first training step
+needs the kernels anyway.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -128,6 +130,14 @@ class _Shapes(fx.Interpreter):
         self.root = module
         self.found: dict[fx.Node, Shape] = {}
 
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return _real(self.fetch_attr(target))(*args, **kwargs)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = self.fetch_attr(target)
+        empty = isinstance(value, torch.Tensor) and value.is_meta
+        return torch.zeros(value.shape, dtype=value.dtype) if empty else value
+
     def run_node(self, n: fx.Node) -> Any:
         try:
             value = super().run_node(n)
@@ -137,6 +147,14 @@ class _Shapes(fx.Interpreter):
         if isinstance(value, torch.Tensor):
             self.found[n] = tuple(value.shape)
         return value
+
+
+def _real(module: nn.Module) -> nn.Module:
+    """The module, or a copy filled with zeros of one that has no memory; it lives for one step."""
+    empty = [t for t in (*module.parameters(), *module.buffers()) if t.is_meta]
+    if not empty:
+        return module
+    return copy.deepcopy(module, {id(t): torch.zeros(t.shape, dtype=t.dtype) for t in empty})
 
 
 def _shapes(module: nn.Module, graph: fx.Graph, sample: torch.Tensor) -> dict[fx.Node, Shape]:

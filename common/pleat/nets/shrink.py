@@ -1,26 +1,25 @@
 """Shrink: from a module and a selection to a truly smaller module: fewer entries, fewer multiply-adds, less memory.
 
 The copy is made tensor by tensor, each cut before it is copied, so that no whole copy ever exists. Tensors keep their
-names, and remaining units their places. `load` and `read` move parameters in and out: exactly the ModelMap's tensors.
+names, and remaining units their places.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from pleat.elastic.selection import Selection, cuts, held
+from pleat.elastic.selection import Selection, cuts, held, shape_of
 from pleat.errors import UseError
-from pleat.modelmap import ModelMap
+from pleat.modelmap import ModelMap, TensorSpec
 from pleat.nets.resize import resize
 from pleat.nets.slices import part
-from pleat.nets.walk import tensors_of
-from pleat.params import Array, Params
+from pleat.nets.tensors import constants_of, load, read, tensors_of
+
+__all__ = ["Nothing", "load", "read", "shrink"]
 
 
 class Nothing(nn.Module):
@@ -31,7 +30,8 @@ class Nothing(nn.Module):
 
 
 def shrink(module: nn.Module, model: ModelMap, selection: Selection) -> nn.Module:
-    """A new module that holds what `selection` keeps, with the values `module` has; `module` is not changed.
+    """A new module that holds what `selection` keeps, with the values `module` has (a skeleton has none: zeros then);
+    `module` is not changed.
 
     A dropped block becomes the identity, a dropped branch adds nothing. Element masks are not this function's business.
     Raises UseError if `model` is not the module's map.
@@ -43,39 +43,25 @@ def shrink(module: nn.Module, model: ModelMap, selection: Selection) -> nn.Modul
     instead: dict[int, Any] = {id(module.get_submodule(u)): _bypass(model, u) for u in sorted(selection.dropped)}
     for spec in held(model, selection):
         whole = tensors[spec.name]
-        cut = part(whole.detach(), cuts(model, selection, spec)).clone()
+        cut = _cut(whole.detach(), model, selection, spec)
         trained = isinstance(whole, nn.Parameter)
         instead[id(whole)] = nn.Parameter(cut, whole.requires_grad) if trained else cut
+    instead |= {id(c): torch.zeros(c.shape, dtype=c.dtype) for _, c in constants_of(module) if c.is_meta}
     small = copy.deepcopy(module, instead)
     for inner in small.modules():
         resize(inner)
     return small
 
 
+def _cut(whole: torch.Tensor, model: ModelMap, selection: Selection, spec: TensorSpec) -> torch.Tensor:
+    """The kept part of a tensor in memory of its own. A skeleton's tensor is not sliced (on the meta device that would
+    import torch._dynamo, 75 MB), only its shape is."""
+    if tuple(whole.shape) != spec.shape:
+        raise UseError(f"the map is not this module's: {spec.name} has shape {tuple(whole.shape)}, not {spec.shape}")
+    if whole.is_meta:
+        return torch.zeros(shape_of(model, selection, spec), dtype=whole.dtype)
+    return part(whole, cuts(model, selection, spec)).clone(memory_format=torch.contiguous_format)
+
+
 def _bypass(model: ModelMap, unit: str) -> nn.Module:
     return Nothing() if unit in model.branches else nn.Identity()
-
-
-def load(module: nn.Module, params: Mapping[str, Array]) -> None:
-    """Set the module's tensors. Raises UseError, changing nothing, unless names and shapes are exactly the module's."""
-    tensors = tensors_of(module)
-    if tensors.keys() != params.keys():
-        odd = sorted(tensors.keys() ^ params.keys())
-        kind = "unknown" if odd[0] in params else "missing"
-        raise UseError(f"parameters do not fit the module: {len(odd)} names differ, first {odd[0]!r} ({kind})")
-    for name, tensor in tensors.items():
-        if tuple(tensor.shape) != params[name].shape:
-            raise UseError(f"tensor {name!r}: expected shape {tuple(tensor.shape)}, got {params[name].shape}")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(torch.from_numpy(np.ascontiguousarray(params[name], np.float32)))
-
-
-def read(module: nn.Module) -> Params:
-    """The module's tensors as named float32 arrays of their own memory, sorted by name."""
-    return {name: _array(tensor) for name, tensor in sorted(tensors_of(module).items())}
-
-
-def _array(tensor: torch.Tensor) -> Array:
-    found: Array = tensor.detach().to("cpu", torch.float32).numpy()
-    return np.array(found, np.float32, order="C")

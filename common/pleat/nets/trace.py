@@ -15,7 +15,7 @@ from pleat.exchange.order import NetSpec, Scalar
 from pleat.modelmap import Activation, Group, ModelMap, TensorSpec
 from pleat.nets.arguments import input_shape_of
 from pleat.nets.channels import Labels
-from pleat.nets.factory import build
+from pleat.nets.factory import skeleton
 from pleat.nets.graph import follow
 from pleat.nets.layers import LAYERS
 from pleat.nets.steps import STEP_FUNCTIONS, STEP_METHODS, STEP_MODULES
@@ -29,9 +29,10 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> ModelMap:
     Raises UseError, naming the module, where it cannot be traced or does not fit the input.
     """
     seen = walk(follow(module, input_shape), {**STEP_MODULES, **LAYERS}, STEP_FUNCTIONS, STEP_METHODS)
-    blocks = units(seen)
-    paths, branches = tuple(u.path for u in blocks), tuple(u.path for u in blocks if not u.identity)
-    return ModelMap(_tensors(seen, blocks), _groups(seen, blocks), paths, _stored(seen, blocks), branches)
+    found = units(seen)
+    loose = tuple(u for u in found if u.kind != "fixed")
+    paths, branches = tuple(u.path for u in loose), tuple(u.path for u in loose if u.kind == "branch")
+    return ModelMap(_tensors(seen, loose), _groups(seen, found), paths, _stored(seen, loose), branches)
 
 
 def model_map(net: NetSpec) -> ModelMap:
@@ -43,7 +44,7 @@ def model_map(net: NetSpec) -> ModelMap:
 def _model_map(factory: str, arguments: tuple[tuple[str, Scalar], ...]) -> ModelMap:
     net = NetSpec(factory, dict(arguments), b"")
     try:
-        return trace(build(factory, net.arguments), input_shape_of(net))
+        return trace(skeleton(factory, net.arguments), input_shape_of(net))
     except UseError as error:
         raise UseError(f"{factory} with {net.arguments}: {error}") from error
 

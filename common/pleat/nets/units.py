@@ -5,6 +5,8 @@ Two kinds, both found in the graph:
   leaving it out is the identity;
 * a *branch*, a submodule whose result only goes into a sum with something else, beside a shortcut that changes the
   shape, say: leaving it out adds 0. Only one that has channels of its own to cut counts: a bare shortcut has none.
+A third kind cannot be left out, but has an inner width like the others:
+* a *fixed* block, whose result is a sum of which no term is its input, and whose branch is no submodule.
 
 Where units lie in one another the innermost are taken. Sharing a tensor with the outside disqualifies.
 """
@@ -12,8 +14,9 @@ Where units lie in one another the innermost are taken. Sharing a tensor with th
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,17 +26,21 @@ from pleat.nets.graph import Call, Graph
 from pleat.nets.walk import Walk
 
 _SUMS = (operator.add, torch.add, "add")  # not in place: a branch that is left out must not be written to
+_ANY_SUM = (*_SUMS, operator.iadd, "add_")
 _RELU_FUNCTIONS = (torch.relu, torch.relu_, F.relu, F.relu_, "relu", "relu_")
 _KEEPS_SIGN = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Identity)
 
 
+Kind = Literal["block", "branch", "fixed"]
+
+
 @dataclass(frozen=True)
 class Unit:
-    """`path` of the submodule, the steps inside it, and whether leaving it out is the identity (else: adding 0)."""
+    """`path` of the submodule, the steps inside it, and what leaving it out comes to."""
 
     path: str
     nodes: frozenset[fx.Node]
-    identity: bool
+    kind: Kind
 
 
 def units(walk: Walk) -> tuple[Unit, ...]:
@@ -42,11 +49,16 @@ def units(walk: Walk) -> tuple[Unit, ...]:
     place = {node: i for i, node in enumerate(graph.order)}
     once = [c for c in graph.calls if sum(d.path == c.path for d in graph.calls) == 1]
     found: list[Unit] = []
-    for kind in (_is_block, _is_branch):
+    tests: tuple[tuple[Kind, Callable[[Walk, Call], bool]], ...] = (
+        ("block", _is_block),
+        ("branch", _is_branch),
+        ("fixed", _is_fixed),
+    )
+    for kind, test in tests:
         for call in sorted(once, key=lambda c: -c.path.count(".")):
             clash = any(call.nodes & unit.nodes for unit in found)
-            if not clash and _self_contained(graph, call) and kind(walk, call):
-                found.append(Unit(call.path, call.nodes, kind is _is_block))
+            if not clash and _self_contained(graph, call) and test(walk, call):
+                found.append(Unit(call.path, call.nodes, kind))
     return tuple(sorted(found, key=lambda u: min(place[n] for n in u.nodes)))
 
 
@@ -86,7 +98,7 @@ def _is_block(walk: Walk, call: Call) -> bool:
 
 def _adds(node: Any, source: fx.Node, call: Call) -> bool:
     """Whether `node` is a sum of which one term is `source`, perhaps by way of another such sum."""
-    if not isinstance(node, fx.Node) or node not in call.nodes or node.target not in (*_SUMS, operator.iadd, "add_"):
+    if not isinstance(node, fx.Node) or node not in call.nodes or node.target not in _ANY_SUM:
         return False
     if len(node.args) != 2 or node.kwargs:
         return False
@@ -103,6 +115,12 @@ def _is_branch(walk: Walk, call: Call) -> bool:
     if not isinstance(other, fx.Node) or walk.graph.shapes.get(other) != walk.graph.shapes.get(users[0]):
         return False
     return walk.graph.shapes.get(call.result) == walk.graph.shapes.get(users[0]) and bool(own_groups(walk, call.path))
+
+
+def _is_fixed(walk: Walk, call: Call) -> bool:
+    """Whether the result is a sum, or a relu of one, and the submodule has channels of its own."""
+    last = call.result.args[0] if _is_relu(walk, call.result) else call.result
+    return last in call.nodes and last.target in _ANY_SUM and bool(own_groups(walk, call.path))
 
 
 def own_groups(walk: Walk, path: str) -> set[str]:

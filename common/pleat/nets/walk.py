@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from pleat.nets.channels import Channels, Label, Labels, fixed
 from pleat.nets.graph import BATCH, Graph, Shape
+from pleat.nets.tensors import tensors_of
 
 Rule = Callable[["Walk", fx.Node, Any], "Labels | None"]  # (walk, step, its module) -> labels, or None: does not fit
 
@@ -77,17 +77,6 @@ class Walk:
     def freeze(self, node: fx.Node, reason: str) -> None:
         for label in self.labels.get(node, ()):
             self.channels.freeze(label, reason)
-
-
-def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors that are trained or exchanged, by name: parameters and saved float buffers; integer ones are not."""
-    found: dict[str, torch.Tensor] = dict(module.named_parameters())
-    for path, part in module.named_modules():
-        for name, buffer in part.named_buffers(prefix=path, recurse=False):
-            saved = name.rpartition(".")[2] not in part._non_persistent_buffers_set
-            if saved and buffer.is_floating_point():
-                found.setdefault(name, buffer)
-    return found
 
 
 def walk(
