@@ -58,7 +58,7 @@ def set_up(config: RunConfig, recipe: Recipe, input_shape: tuple[int, ...], clas
     """Net, map and catalogue of a run. Raises UseError for an unknown net or a recipe that does not fit it."""
     net = spec(config.model, input_shape, classes)
     model = model_map(net)
-    return Setup(model, net, recipe, catalogue(model, recipe, config.seed))
+    return Setup(model, net, recipe, catalogue(model, recipe, config.seed, initial(net, config.seed)))
 
 
 def serve(config: RunConfig, watch: Watch = lambda event: None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pleat_server.plan.coverage import atoms
 from pleat_server.plan.policies import policy_of
 from pleat_server.plan.situation import Outcome as RoundOutcome
 from pleat_server.plan.situation import Result, survey
-from pleat_server.plan.value.cosine import data_values
+from pleat_server.plan.value.cosine import data_values, mixed
 from pleat_server.round import Decisions, Folded, Setup, seed_of, updates, work_of
 from pleat_server.state import State
 
@@ -127,10 +127,11 @@ class Fleet:
         return Decisions(number, dict(chosen), idle, predicted, after, diagnostics)
 
     def values(self, setup: Setup, folded: Folded, read: Callable[[OrderId], bytes]) -> dict[str, float]:
-        """Data value of each accepted update: its cosine to the aggregate of the others (policy.md 4.5)."""
+        """Data value of each accepted update: its cosine to the aggregate of the others, mixed with its size."""
         if len(folded.accepted) < 2:
             return {}
-        return data_values(setup.model, lambda: updates(setup, folded, read))
+        values = data_values(setup.model, lambda: updates(setup, folded, read))
+        return mixed(values, {order.device: report.samples for order, report in folded.accepted})
 
     def learn(
         self,

@@ -92,29 +92,26 @@ class Loop:
         published = rounds.publication(self.setup, self.state)
         asked = rounds.orders(self.setup, published, decisions)
         self.watch({"event": "round_started", "round": decisions.round, "devices": dict(decisions.rows)})
+        sent = self.clock()
         rejected = self._collect(asked, self._deadline(decisions))
+        wall_s = self.clock() - sent
         self.step("fold")
-        ids = self.keep.spool.ids(self.state.run, decisions.round)
-        folded = rounds.fold(self.setup, asked, self.keep.spool.read, ids)
-        values = self.fleet.values(self.setup, folded, self.keep.spool.read)
+        ids, read = self.keep.spool.ids(self.state.run, decisions.round), self.keep.spool.read
+        folded = rounds.fold(self.setup, asked, read, ids)
+        values = self.fleet.values(self.setup, folded, read)
         closed = rounds.advance(self.setup, replace(published, table=self.state.table), folded)
         scores = self._scores(closed, folded)
-        closed = self.fleet.learn(self.setup, closed, decisions, folded, values, scores.get("loss"))
-        moved = {
-            d: tuple(n - m for n, m in zip(now, before.get(d, (0, 0)), strict=True)) for d, now in self._bytes().items()
+        closed = self.fleet.learn(self.setup, closed, decisions, folded, values, scores.get("loss"), wall_s)
+        silent = [o for o in asked if o.id not in set(ids)]
+        line = journal_line(self.setup, decisions, folded, scores, self._moved(before), values, rejected, silent)
+        self._close(closed, {**line, "seconds": self.clock() - started})
+
+    def _moved(self, before: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+        """Bytes up and down of every device since `before`."""
+        none = (0, 0)
+        return {
+            d: (up - before.get(d, none)[0], down - before.get(d, none)[1]) for d, (up, down) in self._bytes().items()
         }
-        line = journal_line(
-            self.setup,
-            decisions,
-            folded,
-            scores,
-            moved,
-            values,
-            rejected,
-            [o for o in asked if o.id not in set(ids)],
-            seconds=self.clock() - started,
-        )
-        self._close(closed, line)
 
     def _close(self, state: State, line: dict[str, Any]) -> None:
         self.step("checkpoint")

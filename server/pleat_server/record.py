@@ -21,7 +21,6 @@ def journal_line(
     values: Mapping[str, float],
     rejected: list[dict[str, str]],
     silent: list[Order],
-    seconds: float,
 ) -> dict[str, Any]:
     """One round's record. `moved`: bytes up and down per device; `silent`: orders without an accepted report."""
     devices = [
@@ -35,7 +34,6 @@ def journal_line(
         devices.append({"name": order.device, **_row(row), "up": up, "down": down, "outcome": outcome})
     line: dict[str, Any] = {
         "round": decisions.round,
-        "seconds": seconds,
         **scores,
         "train_loss": _weighted_loss(folded),
         "bytes_up": sum(m[0] for m in moved.values()),

@@ -197,7 +197,7 @@ def _is_logits(model: ModelMap, axis: Axis) -> bool:
 def updates(
     setup: Setup, folded: Folded, read: Callable[[OrderId], bytes]
 ) -> Iterable[tuple[str, Update, Selection, float]]:
-    """The accepted updates once more, one at a time, in global coordinates: for data value."""
+    """The accepted updates once more, one at a time, in their submodels' coordinates: for data value."""
     for order, light in folded.accepted:
         report = report_from_bytes(read(order.id))
         update = decode_payload(setup.model, order, report.payloads[0])
