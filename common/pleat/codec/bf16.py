@@ -13,18 +13,24 @@ from pleat.params import Array
 
 Words = NDArray[np.uint16]
 
+CHUNK = 1 << 15  # entries rounded at once: the scratch stays in the cache
 EXPONENT = 0x7F80  # all ones: infinite or NaN
 
 
 def to_bf16(array: Array) -> Words:
     """Patterns of `array`, which must not hold NaN; a magnitude above 3.39e38 rounds to infinity."""
     bits = np.ascontiguousarray(array).view(np.uint32)
-    rounded = bits >> 16
-    rounded &= 1
-    rounded += 0x7FFF
-    rounded += bits
-    rounded >>= 16
-    return rounded.astype(np.uint16)
+    out = np.empty(bits.shape, np.uint16)
+    line, words = bits.reshape(-1), out.reshape(-1)
+    for start in range(0, line.size, CHUNK):
+        part = line[start : start + CHUNK]
+        rounded = part >> 16
+        rounded &= 1
+        rounded += 0x7FFF
+        rounded += part
+        rounded >>= 16
+        words[start : start + CHUNK] = rounded
+    return out
 
 
 def from_bf16(words: Words) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import log2
+from math import ceil, log2
 from typing import TypeVar
 
 from pleat.codec import blocks
@@ -24,7 +24,8 @@ from pleat.modelmap import ModelMap
 
 N = TypeVar("N", int, float)
 
-BF16_BITS = 11.5  # bf16 by planes: mantissas stay as they are, signs and exponents shrink
+BF16_BITS = 11.6  # bf16 by planes: mantissas stay as they are, signs and exponents shrink
+HEADERS = 12  # tags, fields and lengths of a block
 CHANGE_BITS = 6.0  # difference of bf16 patterns to a base some steps away; 1.5 to 6 measured
 
 
@@ -136,24 +137,33 @@ def _no_argument(name: str, argument: str) -> None:
 
 
 def predicted_bytes(text: str, model: ModelMap, selection: Selection, has_base: bool = False) -> int:
-    """Bytes of a frame for a submodel, by formula: kept x bits, positions at 1.02 H(share), headers and codebooks.
+    """Bytes of a frame for a submodel, by formula: kept x bits, positions at 1.02 H(share), tables and headers.
 
-    A little high, so that a budget it fits holds. A difference is taken to have no base, as for a device that joins,
-    unless `has_base` says that the device holds a version some rounds old.
+    A little high for updates that are trained, as their positions and levels are less even than a Gaussian's. A
+    difference is taken to have no base, as for a device that joins, unless `has_base` says that the device holds a
+    version a round or so old.
     """
     select, value = parse(text)
     at = layout(Context(model, selection))
     bits = CHANGE_BITS if value.based and has_base else value.bits
     vector_bits = bits if value.based or value.name == "raw" else BF16_BITS
-    total = LEAST + _run_bytes(at.vectors, at.vectors.size, vector_bits)
-    share = None if select is None else select.share
-    return total + _run_bytes(at.matrices, at.matrices.size if share is None else kept(share, at.matrices.size), bits)
+    share = 1.0 if select is None or select.share is None else select.share
+    keep = kept(share, at.matrices.size)
+    return LEAST + _run_bytes(at.vectors, at.vectors.size, vector_bits) + _run_bytes(at.matrices, keep, bits)
 
 
 def _run_bytes(run: Run, keep: int, bits: float) -> int:
+    segments = len(run.segments())
     if not run.size or not keep:
-        return 2 * len(run.segments())
+        return 2 * segments
+    values = keep * bits / 8
+    if bits <= 8:
+        values += segments * 2 * min(2 ** (bits - 1), keep)
+    elif bits < 16:  # bf16 in planes: the tables do not pay below some hundred values
+        values = min(2 * keep, values + 70 * segments)
     share = keep / run.size
-    positions = 0.0 if share == 1 else -(share * log2(share) + (1 - share) * log2(1 - share))
-    per_block = 12 + (2 << int(bits - 1) if bits <= 8 else 0) // 2 + (40 if share < 1 else 0)
-    return int((1.02 * positions * run.size + keep * bits) / 8) + per_block * len(run.segments()) + 1
+    positions = 0.0
+    if share < 1:
+        entropy = -(share * log2(share) + (1 - share) * log2(1 - share))
+        positions = 1.02 * entropy * run.size / 8 + segments * min(40, 8 + keep / 4)
+    return ceil(values + positions) + HEADERS * segments

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from pleat.codec.bf16 import to_bf16
 from pleat.codec.entropy import Section
-from pleat.codec.layout import Layout, join, layout
+from pleat.codec.layout import Layout, join_bf16, layout
 from pleat.codec.transform import Context, Transform, stateless
 from pleat.errors import RemoteError
 
@@ -94,7 +93,7 @@ def binding(coding: str, ctx: Context, based: bool = False) -> bytes:
     h.update(ctx.model.digest + ctx.selection.digest)
     if based and ctx.base is not None:
         for run in layout(ctx).runs:
-            h.update(to_bf16(join(run, ctx.base)).astype("<u2", copy=False).tobytes())
+            h.update(join_bf16(run, ctx.base).astype("<u2", copy=False).tobytes())
     return h.digest()[:8]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pleat.codec.bf16 import Words, to_bf16
 from pleat.codec.transform import Context
 from pleat.elastic.selection import cut_array, cuts, held
 from pleat.errors import UseError
@@ -107,6 +108,16 @@ def join(run: Run, params: Mapping[str, Array]) -> Array:
     if len(parts) == 1:
         return parts[0]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def join_bf16(run: Run, params: Mapping[str, Array]) -> Words:
+    """The bf16 patterns of the run, always a new array. Tensors missing in `params` are 0."""
+    out, start = np.zeros(run.size, np.uint16), 0
+    for place in run.places:
+        if place.name in params:
+            out[start : start + place.size] = to_bf16(flat(place, params[place.name]))
+        start += place.size
+    return out
 
 
 def split(run: Run, line: Array) -> Params:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pleat.codec import entropy
-from pleat.codec.bf16 import from_bf16, is_finite, to_bf16
+from pleat.codec.bf16 import from_bf16, is_finite
 from pleat.codec.blocks import (
     ValueCoder,
     open_words,
@@ -25,7 +25,7 @@ from pleat.codec.blocks import (
     write_positions,
 )
 from pleat.codec.frame import Block, Values
-from pleat.codec.layout import Run, check_names, join, join_sparse, layout, split, split_sparse
+from pleat.codec.layout import Run, check_names, join, join_bf16, join_sparse, layout, split, split_sparse
 from pleat.codec.select import kept
 from pleat.codec.transform import Context, Transform, stateless
 from pleat.errors import LocalError, RemoteError
@@ -120,10 +120,10 @@ def bf16_delta() -> Transform:
         check_names(at, value)
         blocks = []
         for run in at.runs:
-            words = to_bf16(join(run, value))
+            words = join_bf16(run, value)
             if not is_finite(words):
                 raise LocalError("the model holds NaN or infinite entries and was not coded")
-            change = entropy.zigzag(words - to_bf16(join(run, ctx.base or {})))
+            change = entropy.zigzag(words - join_bf16(run, ctx.base or {}))
             blocks += [_change_block(change[start:end]) for start, end in run.segments()]
         return blocks
 
@@ -133,7 +133,7 @@ def bf16_delta() -> Transform:
         out: Params = {}
         for run in at.runs:
             own, blocks = blocks[: len(run.segments())], blocks[len(run.segments()) :]
-            words = to_bf16(join(run, ctx.base or {}))
+            words = join_bf16(run, ctx.base or {})
             for (start, end), block in zip(run.segments(), own, strict=True):
                 _apply(words[start:end], block)
             if not is_finite(words):
@@ -150,7 +150,7 @@ def _change_block(change: NDArray[np.uint16]) -> Block:
         return Block(Values.NONE)
     index, size = None, change.size
     if changed < SPARSE_BELOW * size:
-        index = np.flatnonzero(change)
+        index = np.flatnonzero(change != 0)
         change = change[index] - np.uint16(1)
     positions, fields, sections = write_positions(index, size)
     return Block(Values.DELTA, positions, fields, sections + words_sections(change, matches=index is None))
