@@ -303,6 +303,8 @@ def _read_refusal(wire: Any, run: str) -> Refusal:
 
 
 def _read_welcome(wire: Any, run: str) -> Welcome:
+    if wire.protocol != limits.PROTOCOL:
+        raise RemoteError(f"the server welcomes in protocol {wire.protocol}, this device speaks {limits.PROTOCOL}")
     return Welcome(limits.checked_run(wire.run), wire.protocol, limits.label(wire.software, 32, "software version"))
 
 

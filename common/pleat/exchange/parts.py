@@ -33,15 +33,32 @@ class Names:
         return list(self._places)
 
 
+class Listed:
+    """The names a body lists, as selections in it refer to them, and how many channels they may still keep in all:
+    a few bytes can say a million channels, sixty-four times."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._kept = 0
+
+    def name(self, place: int) -> str:
+        if place >= len(self._names):
+            raise RemoteError(f"a selection names place {place}, {len(self._names)} names are listed")
+        return self._names[place]
+
+    def take(self, channels: int) -> None:
+        self._kept = at_most(self._kept + channels, CHANNELS, "channels kept in all selections")
+
+
 def selection_to_wire(selection: Selection, out: Any, names: Names) -> None:
     """Fill a pb Selection. Sorted by name, so equal selections give equal bytes."""
     out.SetInParent()
     for name in sorted(selection.kept):
         index = selection.kept[name]
-        if index.size and int(index[-1]) == index.size - 1:
+        if not index.size or int(index[-1]) == index.size - 1:
             out.first.extend((names.place(name), index.size))
         else:
-            bits = np.zeros(int(index[-1]) + 1 if index.size else 0, np.bool_)
+            bits = np.zeros(int(index[-1]) + 1, np.bool_)
             bits[index] = True
             out.cuts.add(group=names.place(name), kept=_packed(bits))
     out.dropped.extend(names.place(unit) for unit in sorted(selection.dropped))
@@ -50,38 +67,31 @@ def selection_to_wire(selection: Selection, out: Any, names: Names) -> None:
         out.masks.add(tensor=names.place(name), shape=mask.shape, held=_packed(mask.reshape(-1)))
 
 
-def selection_from_wire(wire: Any, names: tuple[str, ...]) -> Selection:
+def selection_from_wire(wire: Any, listed: Listed) -> Selection:
     """The inverse, well-formed by itself. Raises RemoteError."""
     few(wire.first, 2 * PLACES, "prefixes in a selection")
-    for listed, what in ((wire.cuts, "cuts"), (wire.dropped, "dropped units"), (wire.masks, "masks")):
-        few(listed, PLACES, f"{what} in a selection")
+    for items, what in ((wire.cuts, "cuts"), (wire.dropped, "dropped units"), (wire.masks, "masks")):
+        few(items, PLACES, f"{what} in a selection")
     if len(wire.first) % 2:
         raise RemoteError(f"a selection lists {len(wire.first)} prefix numbers, expected pairs")
-    prefixes = list(zip(wire.first[::2], wire.first[1::2], strict=True))
-    at_most(sum(n for _, n in prefixes), CHANNELS, "channels kept in a selection")
     kept: dict[str, NDArray[np.int64]] = {}
-    for place, n in prefixes:
-        _put(kept, names, place, np.arange(n, dtype=np.int64))
+    for place, n in zip(wire.first[::2], wire.first[1::2], strict=True):
+        listed.take(n)
+        _put(kept, listed.name(place), np.arange(n, dtype=np.int64))
     for cut in wire.cuts:
-        _put(kept, names, cut.group, _indices(cut.kept))
-    dropped = frozenset(_name(names, place) for place in wire.dropped)
+        listed.take(len(cut.kept) * 8)
+        _put(kept, listed.name(cut.group), _indices(cut.kept))
+    dropped = frozenset(listed.name(place) for place in wire.dropped)
     masks: dict[str, NDArray[np.bool_]] = {}
     for mask in wire.masks:
-        _put(masks, names, mask.tensor, _mask(tuple(mask.shape), mask.held))
+        _put(masks, listed.name(mask.tensor), _mask(tuple(mask.shape), mask.held))
     return Selection(kept, dropped, masks)
 
 
-def _put(table: dict[str, Any], names: tuple[str, ...], place: int, value: Any) -> None:
-    name = _name(names, place)
+def _put(table: dict[str, Any], name: str, value: Any) -> None:
     if name in table:
         raise RemoteError(f"a selection names {name!r} twice")
     table[name] = value
-
-
-def _name(names: tuple[str, ...], place: int) -> str:
-    if place >= len(names):
-        raise RemoteError(f"a selection names place {place}, {len(names)} names are listed")
-    return names[place]
 
 
 def _packed(bits: NDArray[np.bool_]) -> bytes:
@@ -89,7 +99,6 @@ def _packed(bits: NDArray[np.bool_]) -> bytes:
 
 
 def _indices(packed: bytes) -> NDArray[np.int64]:
-    at_most(len(packed) * 8, CHANNELS, "channels in a cut")
     if not packed or packed[-1] == 0:
         raise RemoteError(f"a cut of {len(packed)} bytes must end with a byte that is not 0")
     return np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")).astype(np.int64)

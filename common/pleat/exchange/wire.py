@@ -18,7 +18,7 @@ from pleat.exchange import limits
 from pleat.exchange.body import SECONDS_FIELDS, checked_id, cut_frames, join, refusal_report, seconds_to_wire, split
 from pleat.exchange.limits import COUNT, ENTRIES, LABEL, NAME, PLACES, SECONDS, at_most, few, label, number, numbers
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Scalar, Work
-from pleat.exchange.parts import Names, selection_from_wire, selection_to_wire
+from pleat.exchange.parts import Listed, Names, selection_from_wire, selection_to_wire
 from pleat.exchange.pb import fleet_pb2 as pb
 from pleat.exchange.report import Measured, Outcome, Report, Seconds
 
@@ -67,7 +67,7 @@ def order_from_bytes(data: bytes | memoryview) -> Order:
     """The inverse. Raises RemoteError naming the first thing that does not fit."""
     head, frames = _parse(data, pb.Order, "order")
     where = _id_from_wire(head.id)
-    names = _names(head.names)
+    listed = _listed(head.names)
     few(head.nested, ENTRIES, "nested selections")
     few(head.returns, ENTRIES, "returns")
     return Order(
@@ -75,10 +75,10 @@ def order_from_bytes(data: bytes | memoryview) -> Order:
         device=limits.checked_name(head.device),
         kind=_member(_KINDS, head.kind, "order.kind"),
         net=_net_from_wire(head.net),
-        selection=selection_from_wire(head.selection, names),
-        nested=tuple(selection_from_wire(n, names) for n in head.nested),
+        selection=selection_from_wire(head.selection, listed),
+        nested=tuple(selection_from_wire(n, listed) for n in head.nested),
         work=_work_from_wire(head.work),
-        payloads=_payloads_from_wire(head.payloads, frames, names, f"order {where}"),
+        payloads=_payloads_from_wire(head.payloads, frames, listed, f"order {where}"),
         returns=tuple(Return(_short(r.name, "return"), label(r.coding, LABEL, "coding")) for r in head.returns),
         seed=head.seed,
         deadline_s=number(head.deadline, 0, SECONDS, "order.deadline"),
@@ -109,7 +109,7 @@ def report_from_bytes(data: bytes | memoryview) -> Report:
     """The inverse. Raises RemoteError naming the first thing that does not fit."""
     head, frames = _parse(data, pb.Report, "report")
     where = _id_from_wire(head.id)
-    names = _names(head.names)
+    listed = _listed(head.names)
     few(head.labels, PLACES, "labels")
     few(head.measured, ENTRIES, "measurements")
     return Report(
@@ -117,7 +117,7 @@ def report_from_bytes(data: bytes | memoryview) -> Report:
         device=limits.checked_name(head.device),
         outcome=_member(_OUTCOMES, head.outcome, "report.outcome"),
         reason=limits.words(head.reason),
-        payloads=_payloads_from_wire(head.payloads, frames, names, f"report {where}"),
+        payloads=_payloads_from_wire(head.payloads, frames, listed, f"report {where}"),
         samples=at_most(head.samples, COUNT, "report.samples"),
         labels=tuple(at_most(n, limits.CHANNELS, "label") for n in head.labels),
         metrics=numbers(head.metrics, "report.metrics"),
@@ -139,9 +139,9 @@ def _parse(data: bytes | memoryview, kind: Any, what: str) -> tuple[Any, memoryv
         raise RemoteError(f"{what}: its head of {len(head)} bytes is not a pleat.v1 {kind.DESCRIPTOR.name}") from None
 
 
-def _names(listed: Any) -> tuple[str, ...]:
-    few(listed, PLACES, "names")
-    return tuple(label(n, LABEL, "name") for n in listed)
+def _listed(names: Any) -> Listed:
+    few(names, PLACES, "names")
+    return Listed(tuple(label(n, LABEL, "name") for n in names))
 
 
 def _short(text: str, what: str) -> str:
@@ -241,9 +241,9 @@ def _payloads_to_wire(payloads: tuple[Payload, ...], out: Any, names: Names) -> 
     return [p.frame for p in payloads]
 
 
-def _payloads_from_wire(listed: Any, frames: memoryview, names: tuple[str, ...], what: str) -> tuple[Payload, ...]:
-    few(listed, ENTRIES, "payloads")
-    parts = cut_frames(frames, [p.size for p in listed], what)
+def _payloads_from_wire(payloads: Any, frames: memoryview, listed: Listed, what: str) -> tuple[Payload, ...]:
+    few(payloads, ENTRIES, "payloads")
+    parts = cut_frames(frames, [p.size for p in payloads], what)
     return tuple(
         Payload(
             name=_short(p.name, "payload"),
@@ -251,7 +251,7 @@ def _payloads_from_wire(listed: Any, frames: memoryview, names: tuple[str, ...],
             frame=frame,
             version=p.version,
             base=at_most(p.base, limits.BYTES, "payload.base") - 1,
-            selection=selection_from_wire(p.selection, names) if p.HasField("selection") else None,
+            selection=selection_from_wire(p.selection, listed) if p.HasField("selection") else None,
         )
-        for p, frame in zip(listed, parts, strict=True)
+        for p, frame in zip(payloads, parts, strict=True)
     )

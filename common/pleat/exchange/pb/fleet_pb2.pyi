@@ -25,11 +25,11 @@ class DeviceMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[bytes] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
 
 class ServerMessage(_message.Message):
-    __slots__ = ("welcome", "begin", "chunk", "stop", "ack", "returned", "cancel", "notice", "ping", "bye", "refusal")
-    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("begin", "chunk", "stop", "welcome", "ack", "returned", "cancel", "notice", "ping", "bye", "refusal")
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     RETURNED_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
@@ -37,10 +37,10 @@ class ServerMessage(_message.Message):
     PING_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
-    welcome: Welcome
     begin: Begin
     chunk: bytes
     stop: Stop
+    welcome: Welcome
     ack: OrderId
     returned: Returned
     cancel: OrderId
@@ -48,7 +48,7 @@ class ServerMessage(_message.Message):
     ping: Ping
     bye: Bye
     refusal: Refusal
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[bytes] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., ack: _Optional[_Union[OrderId, _Mapping]] = ..., returned: _Optional[_Union[Returned, _Mapping]] = ..., cancel: _Optional[_Union[OrderId, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+    def __init__(self, begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[bytes] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ack: _Optional[_Union[OrderId, _Mapping]] = ..., returned: _Optional[_Union[Returned, _Mapping]] = ..., cancel: _Optional[_Union[OrderId, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "software", "name", "identity", "nonce", "profile", "held")

@@ -1,0 +1,50 @@
+"""`ConnectionPair`: both ends of a session joined in memory, every message through its bytes."""
+
+from __future__ import annotations
+
+from pleat.exchange import envelope
+from pleat.exchange.envelope import Message
+from pleat.exchange.report import Heartbeat
+from pleat.exchange.session import Line, Said, Side
+
+ORDER = "run-1/3/2"
+HELLO = envelope.Hello("kitchen", bytes(32), bytes(16))
+WELCOME = envelope.Welcome("run-1")
+FIRST = envelope.Begin(ORDER, 10, b"0123")
+SAID: dict[Said, Message] = {  # one message for everything that can be said, with a body of 10 bytes begun by FIRST
+    Said.HELLO: HELLO,
+    Said.BEGIN: FIRST,
+    Said.WHOLE: envelope.Begin(ORDER, 4, b"0123"),
+    Said.CHUNK: envelope.Chunk(b"45"),
+    Said.LAST: envelope.Chunk(b"456789"),
+    Said.STOP: envelope.Stop(),
+    Said.BEAT: envelope.Beat(Heartbeat()),
+    Said.PONG: envelope.Pong(1),
+    Said.LEAVE: envelope.Leave(),
+    Said.WELCOME: WELCOME,
+    Said.ACK: envelope.Ack(ORDER),
+    Said.RETURNED: envelope.Returned(ORDER),
+    Said.CANCEL: envelope.Cancel(ORDER),
+    Said.NOTICE: envelope.Notice("idle"),
+    Said.PING: envelope.Ping(1),
+    Said.BYE: envelope.Bye(),
+    Said.REFUSAL: envelope.Refusal(envelope.Why.FULL, "full"),
+}
+
+
+class ConnectionPair:
+    """What one end says, the other hears; both must then see the same session."""
+
+    def __init__(self) -> None:
+        self.ends = {side: Line(side) for side in Side}
+
+    def say(self, side: Side, message: Message) -> Message:
+        heard = self.ends[side.peer].receive(self.ends[side].send(message))
+        assert self.ends[side].talk == self.ends[side.peer].talk
+        assert self.ends[side].outgoing == self.ends[side.peer].incoming
+        return heard
+
+    def joined(self) -> ConnectionPair:
+        self.say(Side.DEVICE, HELLO)
+        self.say(Side.SERVER, WELCOME)
+        return self
