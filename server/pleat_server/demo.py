@@ -23,6 +23,7 @@ from pleat.exchange.report import Budgets
 from pleat.shard import Shard, write
 from pleat_server import app
 from pleat_server.config import RunConfig
+from pleat_server.evaluate import use_threads
 from pleat_server.plan.catalogue import Row
 from pleat_server.shards import deal
 from pleat_server.sources import digits
@@ -94,6 +95,7 @@ def afford(rows: Sequence[Row], wanted: Sequence[float]) -> list[Budgets]:
 
 def run(demo: Demo, watch: Callable[[Event], None]) -> dict[str, Any]:
     """The whole demo; returns the summary, with `fedavg_accuracy` beside it if asked for."""
+    use_threads(1)  # four trainers share the machine with this process
     shards, test = _dealt(demo.seed)
     config = RunConfig(
         recipe=demo.recipe,

@@ -20,6 +20,7 @@ def run(
     afford: Annotated[
         str, typer.Option(help="Upload budgets that afford just these widths, dealt to devices in turn, such as 1,0.5.")
     ] = "",
+    threads: Annotated[int, typer.Option(min=1, help="torch's threads; small nets are fastest on one.")] = 1,
     seed: options.Seed = 0,
     policy: options.Policy = "",
     folder: options.Folder = None,
@@ -29,9 +30,11 @@ def run(
     """Run a recipe on simulated devices in this process."""
     from pleat_server import app, demo, live
     from pleat_server.config import RunConfig
+    from pleat_server.evaluate import use_threads
     from pleat_server.shards import deal
     from pleat_server.sources import open_source
 
+    use_threads(threads)
     dealt = deal(open_source(source), devices, split, holdout=holdout, seed=seed)
     config = RunConfig(
         recipe=recipe,
