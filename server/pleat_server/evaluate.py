@@ -10,13 +10,13 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
-from pleat.nets.build import build, classes_of, input_shape_of
-from pleat.nets.shrink import load, shrink
 from torch.nn.functional import cross_entropy
 
 from pleat.elastic.selection import WHOLE, Selection, extract
 from pleat.exchange.order import NetSpec
 from pleat.modelmap import ModelMap
+from pleat.nets.build import build, classes_of, input_shape_of
+from pleat.nets.shrink import load, shrink
 from pleat.params import Params
 from pleat.shard import Shard, check_fits
 
