@@ -1,19 +1,27 @@
-"""Both ends of the wire for tests: a desk that says what it is told, a handler that writes down what it hears, and a
-running pair of the real carrier and real links on loopback."""
+"""Both ends of the wire for tests: a desk with a list of open orders, a handler that writes down what it hears, the
+real carrier with real links on loopback, and a raw device that says what no honest one would."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import hashlib
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
+
 from pleat.errors import RemoteError
+from pleat.exchange.envelope import Hello, Message
+from pleat.exchange.limits import METHOD
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return
 from pleat.exchange.report import Profile, Report
+from pleat.exchange.session import Line, Side
 from pleat.exchange.wire import report_from_bytes, report_to_bytes
 from pleat_client.link import Link
 from pleat_server.carrier import Event, Verdict
@@ -119,12 +127,51 @@ class Heard:
         return [line for line in self.lines if line[0] == kind][count - 1]
 
 
+class RawDevice:
+    """A stream to a carrier, one message at a time."""
+
+    def __init__(self, address: str) -> None:
+        self.line = Line(Side.DEVICE)
+        self._channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self.call: Any = self._channel.stream_stream(METHOD)()
+
+    async def raw(self, data: bytes) -> None:
+        await self.call.write(data)
+
+    async def say(self, message: Message) -> None:
+        await self.raw(self.line.send(message))
+
+    async def hear(self) -> Message | None:
+        """The next message; None at the end of the stream."""
+        data = await asyncio.wait_for(self.call.read(), 20)
+        return None if data is grpc.aio.EOF else self.line.receive(data)
+
+    async def join(self, name: str, secret: bytes = b"secret", nonce: bytes = b"nonce") -> Message | None:
+        identity = hashlib.sha256(secret).digest()
+        await self.say(Hello(name, identity, nonce.ljust(16, b".")))
+        return await self.hear()
+
+    async def vanish(self) -> None:
+        self.call.cancel()
+        await self._channel.close()
+
+
+def in_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an asynchronous test, for a minute at most."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **fixtures: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **fixtures), 60))
+
+    return run
+
+
 class Fleet:
     """A carrier on a free loopback port, with links that end with it."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.spool = Spool(folder / "spool")
-        self.desk = OpenDesk(self.spool)
+        self.desk: OpenDesk = options.pop("desk", OpenDesk)(self.spool)
         self.carrier = GrpcCarrier(options.pop("listen", "127.0.0.1:0"), self.spool, self.desk, RUN, **options)
         self.address = self.carrier.start()
         self.tasks: list[tuple[Link, asyncio.Task[None]]] = []
@@ -158,3 +205,18 @@ class Fleet:
             await link.stop()
         await asyncio.gather(*(task for _, task in self.tasks), return_exceptions=True)
         await asyncio.to_thread(self.carrier.close)
+
+    async def __aenter__(self) -> Fleet:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    def files(self) -> list[Path]:
+        """Everything in the spool."""
+        return sorted(p for p in self.spool.root.rglob("*") if p.is_file())
+
+    async def emptied(self) -> None:
+        """Wait until nothing of an unfinished report is left."""
+        while self.files():
+            await asyncio.sleep(0.01)

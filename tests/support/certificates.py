@@ -1,0 +1,79 @@
+"""Certificates for tests: an authority, and what it signed for 127.0.0.1; by `cryptography`, else by openssl."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import ipaddress
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+AUTHORITY, SERVER = "pleat test authority", "pleat test server"
+
+
+@dataclass(frozen=True)
+class Papers:
+    """PEM files: an authority's certificate, and a server's with its key."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+def papers(folder: Path) -> Papers:
+    """A fresh authority, and a certificate for 127.0.0.1 signed by it. Skips the test where nothing can make them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = Papers(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+    if importlib.util.find_spec("cryptography") is not None:
+        _by_cryptography(out)
+    elif shutil.which("openssl") is not None:
+        _by_openssl(folder)
+    else:
+        pytest.skip("neither cryptography nor openssl is installed")
+    return out
+
+
+def _by_openssl(folder: Path) -> None:
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+    for words in (
+        ["req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-subj", f"/CN={AUTHORITY}", "-days", "1"],
+        ["req", *curve, "-keyout", "key.pem", "-out", "ask.pem", "-subj", f"/CN={SERVER}"],
+        ["x509", "-req", "-in", "ask.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "1"]
+        + ["-extfile", "names", "-out", "cert.pem"],
+    ):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+
+def _by_cryptography(out: Papers) -> None:
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    authority, owner = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    out.ca.write_bytes(_certificate(AUTHORITY, authority, authority, True).public_bytes(s.Encoding.PEM))
+    out.cert.write_bytes(_certificate(SERVER, owner, authority, False).public_bytes(s.Encoding.PEM))
+    out.key.write_bytes(owner.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()))
+
+
+def _certificate(subject: str, own: Any, signer: Any, ca: bool) -> Any:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+
+    def name(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, text)])
+
+    now = datetime.datetime.now(datetime.timezone.utc)
+    local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    return (
+        x509.CertificateBuilder(name(AUTHORITY), name(subject), own.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(local, critical=False)
+        .sign(signer, hashes.SHA256())
+    )
