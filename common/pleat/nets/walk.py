@@ -64,9 +64,12 @@ class Walk:
         return axes
 
     def store(self, node: fx.Node, floats: int = 1) -> None:
-        """Note that backward needs the value of `node`, which shares memory with what it is a view of."""
+        """Note that backward needs the value of `node`, which shares memory with what it is a view of. Parameters are
+        there anyway."""
         while node in self.views:
             node = self.views[node]
+        if node.op == "get_attr":
+            return
         self.stored[node] = max(self.stored.get(node, 0), floats)
 
     def labels_in_use(self) -> Iterator[Label]:

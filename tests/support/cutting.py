@@ -1,0 +1,75 @@
+"""The law of cutting: zeroing what a selection leaves out, in the full net, gives what the shrunk net gives.
+
+Holds in eval mode for nets whose activations keep 0 at 0 and whose norms are batch or group norms.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pleat.elastic.selection import Selection, coverage, make
+from pleat.modelmap import Group, ModelMap
+from pleat.nets.shrink import load, read, shrink
+from pleat.params import Params
+
+CLOSE = 2e-5  # of outputs of size one; convolutions of other widths add in another order
+
+
+def shaken(module: nn.Module, seed: int = 0) -> nn.Module:
+    """The module with every tensor random, so that no bias is 0 and no norm the identity; variances stay positive."""
+    rng = np.random.default_rng(seed)
+    params: Params = {}
+    for name, array in read(module).items():
+        if name.endswith("running_var"):
+            params[name] = rng.uniform(0.5, 2, array.shape).astype(np.float32)
+        else:
+            scale = 1 / np.sqrt(max(1, array[0].size)) if array.ndim > 1 else 0.5
+            params[name] = (rng.standard_normal(array.shape) * scale).astype(np.float32)
+    load(module, params)
+    return module
+
+
+def sample(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((3, *shape)).astype(np.float32))
+
+
+def output(module: nn.Module, x: Tensor) -> Tensor:
+    module.eval()
+    with torch.no_grad():
+        out: Tensor = module(x)
+    return out
+
+
+def zeroed(module: nn.Module, model: ModelMap, selection: Selection) -> Params:
+    """The module's tensors with everything outside the selection 0."""
+    return {n: a * coverage(model, selection, n).astype(np.float32) for n, a in read(module).items()}
+
+
+def gap(module: nn.Module, model: ModelMap, selection: Selection, x: Tensor) -> float:
+    """Largest difference between the shrunk net and the full net with the rest zeroed; the module is left as it was."""
+    small = output(shrink(module, model, selection), x)
+    before = read(module)
+    try:
+        load(module, zeroed(module, model, selection))
+        return float((output(module, x) - small).abs().max())
+    finally:
+        load(module, before)
+
+
+def without(group: Group, seed: int = 0) -> list[int]:
+    """Channels left of a group when about half of its steps, at random, have gone."""
+    steps = group.size // group.step
+    rng = np.random.default_rng(seed)
+    left = np.sort(rng.choice(steps, max(1, steps // 2), replace=False))
+    return [int(s) * group.step + i for s in left for i in range(group.step)]
+
+
+def hidden(model: ModelMap) -> list[Group]:
+    return [g for g in model.groups if g.role == "hidden"]
+
+
+def each_group(model: ModelMap) -> list[Selection]:
+    """One selection for every group that may be cut, with only that group cut."""
+    return [make(model, {g.name: without(g, i)}) for i, g in enumerate(hidden(model))]
