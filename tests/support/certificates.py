@@ -41,11 +41,11 @@ def papers(folder: Path) -> Papers:
 def _by_openssl(folder: Path) -> None:
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names"]
     for words in (
         ["req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-subj", f"/CN={AUTHORITY}", "-days", "1"],
         ["req", *curve, "-keyout", "key.pem", "-out", "ask.pem", "-subj", f"/CN={SERVER}"],
-        ["x509", "-req", "-in", "ask.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "1"]
-        + ["-extfile", "names", "-out", "cert.pem"],
+        ["x509", "-req", "-in", "ask.pem", *signed, "-days", "1", "-out", "cert.pem"],
     ):
         subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
 
