@@ -29,7 +29,7 @@ from pleat.errors import LocalError, UseError
 from pleat.modelmap import ModelMap, TensorSpec
 from pleat.params import Array, Params, Sparse, Update
 
-_SLAB = 4 * CHUNK  # entries of the result made at once, so that `finish` needs little beside what it returns
+_SLABS = 16  # pieces in which `finish` makes a large model's step, so that it needs little beside what it returns
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,7 @@ class Fold:
         self._sums: dict[str, Doubles] = {t.name: np.zeros(t.shape) for t in model.tensors}
         self._covers: dict[tuple[bytes, ...], tuple[_Cover, float]] = {}
         self._cover_bytes = 0
+        self._slab = max(CHUNK, sum(total.size for total in self._sums.values()) // _SLABS)  # entries a piece
         self._covered: dict[str, Doubles] | None = None  # weight per entry, once selections would take more room
         self._scratch: Doubles = np.empty(CHUNK)
 
@@ -194,7 +195,7 @@ class Fold:
             if not (spec.unit and spec.unit in cover.selection.dropped)
         ]
         height = spec.shape[0] if spec.shape else 1
-        step = max(1, _SLAB // max(1, math.prod(spec.shape[1:])))
+        step = max(1, self._slab // max(1, math.prod(spec.shape[1:])))
         for start in range(0, height, step):
             at: Any = slice(start, min(start + step, height)) if spec.shape else ...
             total = np.array(self._sums[spec.name][at], np.float64)
