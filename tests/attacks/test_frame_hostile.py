@@ -316,6 +316,15 @@ def streamed(raw: bytes, window_log: int) -> bytes:
     return (stream.compress(raw) + stream.flush())[4:]
 
 
+def repeated(said: int, real: int) -> bytes:
+    """zstd that declares `said` bytes and holds one byte `real` times, in one run-length block."""
+    return b"\x60" + (said - 256).to_bytes(2, "little") + (real << 3 | 0b011).to_bytes(3, "little") + b"\x3f"
+
+
+def test_control_run_length_zstd_decodes() -> None:
+    decode("bf16", reframed("bf16", swap(honest("bf16"), 0, Section(ZSTD, repeated(2000, 2000)))), CTX)
+
+
 ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a bomb that declares its size": (
         lambda: zstd(bytes(40_000_000), window_log=27),
@@ -327,6 +336,8 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a checksum": (lambda: zstd(bytes(2000), write_checksum=1), "asks for a dictionary or a checksum"),
     "reserved bits": (lambda: b"\x28" + bytes(9), "window of its own or reserved bits"),
     "a size cut short": (lambda: b"\xa0\xd0", "declares 208 bytes, expected 2000"),
+    "less than it declares": (lambda: repeated(2000, 1999), "corrupt compressed bytes"),
+    "more than it declares": (lambda: repeated(2000, 2001), "corrupt compressed bytes"),
     "no header": (lambda: b"", "no zstd header"),
     "a reserved header": (lambda: b"\xff" * 12, "asks for a dictionary"),
     "bytes after the frame": (lambda: zstd(bytes(2000)) + b"\0", "corrupt compressed bytes"),

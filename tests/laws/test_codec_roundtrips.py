@@ -12,7 +12,8 @@ from pleat.codec import blocks, entropy, quantise
 from pleat.codec.bf16 import from_bf16, is_finite, to_bf16
 from pleat.codec.coding import build
 from pleat.codec.layout import SEAM, SEGMENT, layout
-from pleat.codec.select import kept, largest
+from pleat.codec.links import coded_values
+from pleat.codec.select import kept, largest, topk
 from pleat.codec.transform import Context
 from pleat.elastic.selection import WHOLE, make
 from pleat.errors import LocalError, UseError
@@ -119,6 +120,14 @@ def test_tensors_that_do_not_fit_the_submodel_are_refused_by_name(text: str) -> 
         encode(text, update | {"a.bias": np.ones(1, np.float32)}, Context(model(), WHOLE))
     with pytest.raises(UseError, match="1 names differ, first 'odd'"):
         encode(text, update | {"odd": np.ones(1, np.float32)}, Context(model(), WHOLE))
+
+
+def test_a_dense_matrix_beside_sparse_ones_is_refused_by_name() -> None:
+    ctx, update = Context(model(), WHOLE), random_params(model())
+    mixed = {**topk(0.1).encode(update, (), ctx)[0], "c.weight": update["c.weight"]}
+    values = coded_values(blocks.f32(), blocks.f32(), 0.1)
+    with pytest.raises(UseError, match=r"'c\.weight' is dense beside sparse ones"):
+        values.encode(mixed, (), ctx)
 
 
 # quantiser

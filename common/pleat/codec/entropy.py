@@ -65,8 +65,6 @@ def open_section(section: Section, size: int, what: str) -> Bytes:
         raw = zstandard.ZstdDecompressor().decompress(b"".join((MAGIC, data)), size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise RemoteError(f"{what}: corrupt compressed bytes ({error})") from None
-    if len(raw) != size:
-        raise RemoteError(f"{what}: {len(raw)} bytes after decompression, expected {size}")
     return np.frombuffer(raw, np.uint8)
 
 
