@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from pleat.nets.build import initial, spec
-from pleat.nets.trace import model_map
 from safetensors.numpy import save as to_safetensors
 
 from pleat import shard as shards
@@ -22,6 +20,8 @@ from pleat.disk import write_atomic
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
 from pleat.modelmap import ModelMap
+from pleat.nets.build import initial, spec
+from pleat.nets.trace import model_map
 from pleat.params import count
 from pleat.recipes import recipe as recipes
 from pleat.recipes.recipe import Recipe

@@ -7,7 +7,7 @@ in `State`; here is only what a restart may forget (who was asked for a timing a
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from pleat_server.keep.spool import Spool
 from pleat_server.plan.budgets import needs
 from pleat_server.plan.catalogue import Row
 from pleat_server.plan.coverage import atoms
+from pleat_server.plan.devices import Table
 from pleat_server.plan.policies import policy_of
 from pleat_server.plan.situation import Outcome as RoundOutcome
 from pleat_server.plan.situation import Result, survey
@@ -58,6 +59,16 @@ class Fleet:
         elif isinstance(event, Pulse):
             table = table.pulse(event.device, event.heartbeat)
         return state if table is state.table else replace(state, table=table)
+
+    def roll_call(self, state: State, here: Iterable[Joined]) -> State:
+        """The table when a sitting begins: whoever is connected now is here, everyone else is away."""
+        table = state.table
+        for name in table.devices:
+            table = table.leave(name)
+        state = replace(state, table=table)
+        for joined in here:
+            state = self.heard(state, joined)
+        return state
 
     def unmeasured(self, setup: Setup, state: State, here: list[str], now: float) -> list[Order]:
         """MEASURE orders for connected devices that were never timed and have not been asked."""
@@ -171,16 +182,15 @@ class Fleet:
                 table = table.killed(name, row, decisions.round)
         outcome = RoundOutcome(decisions.round, results, state.loss, loss, wall_s)
         policy = self._policy.observe(decisions.policy, outcome)
-        self._remember(setup, table, decisions)
+        self.remember(setup, table, decisions.rows)
         return replace(state, table=table, policy=policy, loss=loss)
 
-    def _remember(self, setup: Setup, table: Any, decisions: Decisions) -> None:
-        for name in (*decisions.rows, *decisions.idle):
-            if name in table:
-                self._history.upsert(history_row(setup, table, name))
+    def remember(self, setup: Setup, table: Table, names: Iterable[str]) -> None:
+        """Write these devices into the history for people."""
+        self._history.upsert_all([history_row(setup, table, name) for name in names if name in table])
 
 
-def history_row(setup: Setup, table: Any, name: str) -> dict[str, Any]:
+def history_row(setup: Setup, table: Table, name: str) -> dict[str, Any]:
     """One device as `pleat devices` shows it; plain facts."""
     plain: dict[str, Any] = table.to_plain()["devices"][name]
     plain["submodels"] = [setup.rows[i].width for i in plain.pop("rows")]

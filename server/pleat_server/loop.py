@@ -9,17 +9,15 @@ journal line, so that resuming repeats nothing that counted and forgets nothing 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from pleat.elastic.selection import Selection
 from pleat.errors import Fatal
 from pleat.exchange.order import Order
-from pleat.params import Params
 from pleat_server import round as rounds
 from pleat_server.carrier import Carrier, Event, Joined, Left, Pulse, Rejected, Reported
 from pleat_server.desk import OrderBook
@@ -29,6 +27,7 @@ from pleat_server.keep.journal import Journal
 from pleat_server.keep.spool import Spool
 from pleat_server.record import journal_line
 from pleat_server.round import Decisions, Setup
+from pleat_server.scores import Evaluator, scores_of
 from pleat_server.state import State, to_checkpoint
 
 Watch = Callable[[dict[str, Any]], None]
@@ -37,12 +36,6 @@ FAILED_IN_A_ROW = 3  # rounds without one accepted report after which the run en
 DEADLINE_LEAST_S = 30.0  # however fast the plan thinks a round is, a device gets this long
 DEADLINE_FACTOR = 4.0  # times the predicted seconds of the slowest device
 NOTICE_EVERY_S = 30.0
-
-
-class Evaluator(Protocol):
-    """Scores a submodel on the server's own data: (correct, scored, summed loss)."""
-
-    def __call__(self, params: Params, selection: Selection) -> tuple[int, int, float]: ...
 
 
 @dataclass(frozen=True)
@@ -72,9 +65,12 @@ class Loop:
     watch: Watch = lambda event: None
     clock: Callable[[], float] = time.monotonic
     step: Callable[[str], None] = lambda name: None
+    _said: dict[str, float] = field(default_factory=dict)
+    _idle: dict[str, str] = field(default_factory=dict)
 
     def run(self, total: int) -> State:
         """Close rounds until `total` are closed. Raises Fatal after FAILED_IN_A_ROW without an accepted report."""
+        self.state = self.fleet.roll_call(self.state, self.carrier.devices().values())
         while self.state.round < total:
             self.one()
             if self.state.failed_rounds >= FAILED_IN_A_ROW:
@@ -100,7 +96,7 @@ class Loop:
         folded = rounds.fold(self.setup, asked, read, ids)
         values = self.fleet.values(self.setup, folded, read)
         closed = rounds.advance(self.setup, replace(published, table=self.state.table), folded)
-        scores = self._scores(closed, folded)
+        scores = scores_of(self.setup, closed, folded, self.evaluate)
         closed = self.fleet.learn(self.setup, closed, decisions, folded, values, scores.get("loss"), wall_s)
         silent = [o for o in asked if o.id not in set(ids)]
         line = journal_line(self.setup, decisions, folded, scores, self._moved(before), values, rejected, silent)
@@ -134,13 +130,10 @@ class Loop:
         while True:
             cohort = self._gather(number)
             decisions = self.fleet.decide(self.setup, self.state, number, cohort)
-            for device, reason in decisions.idle.items():
-                self.carrier.notify(device, reason)
+            self._tell_idle(decisions.idle)
             if decisions.rows:
                 break
-            self._notice(
-                f"round {number}: no device can take part; " + "; ".join(f"{d}: {r}" for d, r in decisions.idle.items())
-            )
+            self._notice(f"round {number}: waiting: none of the {len(cohort)} devices here can take part", again=True)
             self._pump(1.0)
         self.step("plan")
         self.keep.spool.write_plan(self.state.run, number, msgspec.json.encode(decisions.to_plain()))
@@ -149,24 +142,31 @@ class Loop:
     def _gather(self, number: int) -> list[str]:
         """Wait until enough devices are connected and measured; returns the cohort, a function of seed and round."""
         least = self.setup.recipe.server.least
-        told = self.clock() - NOTICE_EVERY_S
         while True:
             self._pump(0.0)
             here = sorted(self.carrier.devices())
             waiting = self._measure(here)
             if len(here) >= least and not waiting:
                 return self.fleet.cohort(self.setup, self.state, number, here)
-            if self.clock() - told >= NOTICE_EVERY_S:
-                told = self.clock()
-                missing = (
-                    f"{len(here)} of {least} devices connected"
-                    if len(here) < least
-                    else f"measuring {', '.join(waiting)}"
-                )
-                self._notice(f"round {number}: waiting: {missing}")
+            missing = f"measuring {', '.join(waiting)}" if waiting else f"{len(here)} of {least} devices connected"
+            self._notice(f"round {number}: waiting: {missing}", again=True)
             self._pump(0.5)
 
-    def _notice(self, text: str) -> None:
+    def _tell_idle(self, idle: Mapping[str, str]) -> None:
+        """Tell each device that nothing fits, and why, once for as long as the reason stays."""
+        for device, reason in idle.items():
+            if self._idle.get(device) != reason:
+                self.carrier.notify(device, reason)
+                self._notice(reason)
+        self._idle = dict(idle)
+        self.fleet.remember(self.setup, self.state.table.idled(idle, list(idle)), idle)
+
+    def _notice(self, text: str, again: bool = False) -> None:
+        """Say it; what is said `again` and again is said every NOTICE_EVERY_S only."""
+        now = self.clock()
+        if again and now - self._said.get(text, -NOTICE_EVERY_S) < NOTICE_EVERY_S:
+            return
+        self._said = {text: now} if again else self._said
         self.watch({"event": "notice", "text": text})
 
     def _measure(self, here: list[str]) -> list[str]:
@@ -190,21 +190,28 @@ class Loop:
         self.book.open(asked)
         for order in waiting.values():
             self.carrier.send(order)
-        while len(waiting) > enough and (left := until - self.clock()) > 0:
-            for event in self._pump(min(left, 0.5)):
-                if isinstance(event, Reported):
-                    waiting.pop(event.order_id, None)
-                elif isinstance(event, Rejected):
-                    rejected.append({"device": event.device, "reason": event.reason})
-                    if event.order_id is not None:
-                        waiting.pop(event.order_id, None)
-                elif isinstance(event, Joined):
+        while len(waiting) > enough:
+            if self.clock() >= until:
+                if len(waiting) < len(asked) or self._any_here(waiting.values()):
+                    break
+                self._notice("every device of this round is away; waiting for one to come back", again=True)
+                until = self.clock() + deadline_s
+            for event in self._pump(min(0.5, until - self.clock())):
+                if isinstance(event, Joined):
                     for order in [o for o in waiting.values() if o.device == event.device]:
                         self.carrier.send(order)
+                elif isinstance(event, Reported | Rejected) and event.order_id is not None:
+                    waiting.pop(event.order_id, None)
+                if isinstance(event, Rejected):
+                    rejected.append({"device": event.device, "reason": event.reason})
         self.book.close(o.id for o in asked)
         for order_id in waiting:
             self.carrier.cancel(order_id)
         return rejected
+
+    def _any_here(self, orders: Iterable[Order]) -> bool:
+        here = self.carrier.devices()
+        return any(order.device in here for order in orders)
 
     def _pump(self, timeout_s: float) -> list[Event]:
         """Events since the last call; the device table learns from each."""
@@ -235,19 +242,6 @@ class Loop:
     def _bytes(self) -> Mapping[str, tuple[int, int]]:
         return {device: (t.up, t.down) for device, t in self.carrier.traffic().items()}
 
-    def _scores(self, state: State, folded: rounds.Folded) -> dict[str, Any]:
-        """Accuracy and loss of the evaluated copy, whole and at every offered size, or by the devices' hold-outs."""
-        if self.evaluate is None:
-            return _by_devices(folded)
-        sizes: dict[str, float] = {}
-        out: dict[str, Any] = {"accuracy_by_size": sizes}
-        for width, selection in self.setup.sizes.items():
-            correct, scored, loss = self.evaluate(state.evaluated, selection)
-            sizes[f"{width:g}"] = correct / scored
-            if selection.is_whole:
-                out |= {"accuracy": correct / scored, "loss": loss / scored}
-        return out
-
 
 def reopen(setup: Setup, state: State, keep: Keep, book: OrderBook) -> None:
     """Before any device can connect: open an interrupted round's orders, and know what closed rounds contain."""
@@ -256,15 +250,3 @@ def reopen(setup: Setup, state: State, keep: Keep, book: OrderBook) -> None:
     if kept is not None:
         decisions = Decisions.from_plain(msgspec.json.decode(kept))
         book.open(rounds.orders(setup, rounds.publication(setup, state), decisions))
-
-
-def _by_devices(folded: rounds.Folded) -> dict[str, Any]:
-    """Scores of the submodels as the devices received them, before training: the model of the round before."""
-    metrics = [r.metrics for _, r in folded.accepted if r.metrics.get("scored")]
-    scored = sum(m["scored"] for m in metrics)
-    if not scored:
-        return {}
-    return {
-        "accuracy": sum(m["correct"] for m in metrics) / scored,
-        "loss": sum(m.get("scored_loss", 0.0) for m in metrics) / scored,
-    }

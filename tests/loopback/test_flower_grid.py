@@ -12,7 +12,6 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 from safetensors.numpy import load_file
-from support.digits import digit_shards
 
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
@@ -24,6 +23,7 @@ from pleat_server.keep.spool import Spool
 from pleat_server.link.grid import FleetGrid, from_arrays, to_arrays
 from pleat_server.simulate.grid import InProcess
 from pleat_server.strategy import ElasticStrategy
+from support.digits import digit_shards
 
 
 @pytest.fixture(autouse=True)
