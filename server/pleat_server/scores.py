@@ -1,0 +1,40 @@
+"""How good the model is after a round: on the server's own data, else on the devices' hold-outs."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from pleat.elastic.selection import Selection
+from pleat.params import Params
+from pleat_server.round import Folded, Setup
+from pleat_server.state import State
+
+
+class Evaluator(Protocol):
+    """Scores a submodel on the server's own data: (correct, scored, summed loss)."""
+
+    def __call__(self, params: Params, selection: Selection) -> tuple[int, int, float]: ...
+
+
+def scores_of(setup: Setup, state: State, folded: Folded, evaluate: Evaluator | None) -> dict[str, Any]:
+    """Accuracy and loss of the evaluated copy, whole and at every offered size, or by the devices' hold-outs."""
+    if evaluate is None:
+        return _by_devices(folded)
+    sizes: dict[str, float] = {}
+    out: dict[str, Any] = {"accuracy_by_size": sizes}
+    for width, selection in setup.sizes.items():
+        correct, scored, loss = evaluate(state.evaluated, selection)
+        sizes[f"{width:g}"] = correct / scored
+        if selection.is_whole:
+            out |= {"accuracy": correct / scored, "loss": loss / scored}
+    return out
+
+
+def _by_devices(folded: Folded) -> dict[str, Any]:
+    """Scores of the submodels as the devices received them, before training: the model of the round before."""
+    metrics = [r.metrics for _, r in folded.accepted if r.metrics.get("scored")]
+    scored = sum(m["scored"] for m in metrics)
+    if not scored:
+        return {}
+    loss = sum(m.get("scored_loss", 0.0) * m["scored"] for m in metrics)
+    return {"accuracy": sum(m["correct"] for m in metrics) / scored, "loss": loss / scored}
