@@ -6,6 +6,8 @@ Unknown is shown as a dash, never as 0; no limit as a dash too.
 from __future__ import annotations
 
 import difflib
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from pleat_server.live import fraction
 Row = Mapping[str, Any]
 FILE = "devices.sqlite"
 SHOWN = 5  # last submodels shown
+HEADINGS = ("what it is", "samples", "budgets", "memory MiB", "cost", "link", "last submodels", "now")
+UNLIMITED = 10_000  # columns
 
 
 def read(folder: Path, name: str = "") -> list[dict[str, Any]]:
@@ -44,23 +48,22 @@ def read(folder: Path, name: str = "") -> list[dict[str, Any]]:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print the table."""
+    """Print the table; where the terminal is too narrow for it, a paragraph a device."""
     table = Table()
-    for heading in (
-        "device",
-        "what it is",
-        "samples",
-        "budgets",
-        "memory MiB",
-        "cost",
-        "link",
-        "last submodels",
-        "now",
-    ):
-        table.add_column(heading)
+    for heading in ("device", *HEADINGS):
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(row["name"], *cells(row))
-    Console().print(table)
+    wide = Console(width=UNLIMITED)
+    width = wide.measure(table).maximum
+    terminal = shutil.get_terminal_size((UNLIMITED, 1)).columns if sys.stdout.isatty() else UNLIMITED
+    if width <= terminal:
+        Console(width=width).print(table)
+        return
+    for row in rows:
+        print(row["name"])
+        for heading, cell in zip(HEADINGS, cells(row), strict=True):
+            print(f"  {heading:16} {cell}")
 
 
 def cells(row: Row) -> list[str]:

@@ -179,6 +179,19 @@ def test_the_budget_table_shows_what_is_known_with_units() -> None:
     ]
 
 
+@pytest.mark.parametrize(("columns", "tall"), [(260, False), (80, True)])
+def test_the_budget_table_becomes_paragraphs_on_a_narrow_terminal(
+    columns: int, tall: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    budget_table.show([FACTS, {"name": "zero"}])
+    text = capsys.readouterr().out
+    assert ("kitchen-pi\n  what it is " in text) is tall
+    assert "Raspberry Pi 4, aarch64, 4 cores" in text
+    assert "2.00 ms a pass, 1.25 s a GMAC, ±10%, changed 2 x" in text
+
+
 def test_what_is_unknown_is_a_dash_and_never_a_zero() -> None:
     cells = budget_table.cells({"name": "x"})
     assert cells == ["-", "-", "-", "- empty of -", "-", "-", "-", "here"]
