@@ -16,17 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import grpc
 import grpc.aio
 
-from pleat.errors import Fatal, LocalError, RemoteError, UseError
+from pleat.errors import Fatal, LocalError, RemoteError
 from pleat.exchange import address as addresses
 from pleat.exchange import limits
 from pleat.exchange.body import slices
-from pleat.exchange.envelope import Beat, Leave, Message
+from pleat.exchange.messages import Beat, Leave, Message
 from pleat.exchange.report import Heartbeat, Profile
 from pleat.exchange.session import Line, Outbox, Side
-from pleat_client import session
+from pleat_client import dial, session
 from pleat_client.backoff import delay_s
 from pleat_client.session import Device, Happens, Over, Stand
 
@@ -35,16 +34,6 @@ log = logging.getLogger("pleat.link")
 GREETING_S = 30.0  # a server that has not answered the hello by then is given up
 STEADY_S = 10.0  # a session that lasted so long starts the back-off afresh
 FLUSH_S = 1.0  # to say goodbye in
-
-OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.max_receive_message_length", limits.MESSAGE),
-    ("grpc.max_send_message_length", limits.MESSAGE),
-    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.keepalive_time_ms", 20_000),  # notices a server that vanished without a word
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-]
 
 
 class Handler(Protocol):
@@ -103,7 +92,7 @@ class Link:
         self.bytes_down = 0
         self._handler = handler
         self._profile = profile
-        self._credentials = _credentials(address, ca, insecure)
+        self._credentials = dial.credentials(address, ca, insecure)
         self._clock = clock
         self._rng = rng or random.Random()
         self._outbox = Outbox()
@@ -165,13 +154,13 @@ class Link:
         """From dialling to the end of one stream: how it ended."""
         self._outbox, self._wake = Outbox(), asyncio.Event()
         line = Line(Side.DEVICE)
-        channel = self._channel()
+        channel = dial.channel(self.address, self._credentials)
         try:
             call: Any = channel.stream_stream(limits.METHOD)()
             await call.write(line.send(self.device.hello(self._profile())))
             return await self._converse(call, line)
         except grpc.aio.AioRpcError as error:
-            return Over(Happens.LOST, _why(error, self.address))
+            return Over(Happens.LOST, dial.why(error, self.address))
         except asyncio.InvalidStateError:  # gRPC's word for writing to a stream that is over
             return Over(Happens.LOST, "the stream ended")
         except RemoteError as error:
@@ -212,12 +201,19 @@ class Link:
     async def _read(self, call: Any, line: Line) -> Over:
         raw = await self._greeting(call)
         while raw is not grpc.aio.EOF:
-            for effect in self.device.hear(line.receive(raw), self._clock()):  # type: ignore[arg-type]
-                if isinstance(effect, Over):
-                    return effect
-                self._perform(effect)
+            over = self._hear(line, raw)
+            if over is not None:
+                return over
             raw = await call.read()
         return Over(Happens.LOST, "the server closed the stream")
+
+    def _hear(self, line: Line, raw: bytes) -> Over | None:
+        """Do what a message asks for; its end of the connection, if it is one. Keeps no hold of an order's bytes."""
+        for effect in self.device.hear(line.receive(raw), self._clock()):  # type: ignore[arg-type]
+            if isinstance(effect, Over):
+                return effect
+            self._perform(effect)
+        return None
 
     async def _greeting(self, call: Any) -> Any:
         try:
@@ -284,45 +280,8 @@ class Link:
         self.device.reports.pop(order, None)
         self._outbox.drop(order, "unreadable")
 
-    def _channel(self) -> grpc.aio.Channel:
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self.address, options=OPTIONS)
-        return grpc.aio.secure_channel(self.address, self._credentials, options=OPTIONS)
-
 
 def _read_slices(path: Path) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as file:
         while data := file.read(limits.CHUNK):
             yield data
-
-
-def _credentials(address: str, ca: Path | None, insecure: bool) -> grpc.ChannelCredentials | None:
-    if ca is None:
-        addresses.check_plaintext(address, insecure, "give the server's certificate with --ca FILE")
-        return None
-    try:
-        roots = ca.read_bytes()
-    except OSError as error:
-        raise UseError(f"--ca {ca}: cannot be read: {error.strerror}") from None
-    if b"-----BEGIN CERTIFICATE-----" not in roots:
-        raise UseError(f"--ca {ca}: holds no certificate; a PEM file is expected")
-    return grpc.ssl_channel_credentials(root_certificates=roots)
-
-
-def _why(error: grpc.aio.AioRpcError, address: str) -> str:
-    """A gRPC failure in words a person can act on."""
-    details = error.details() or ""
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return (
-            f"{address} answers, but not as a pleat server of protocol {limits.PROTOCOL}; check host, port and versions"
-        )
-    if "ssl" in details.lower() or "certificate" in details.lower():
-        return f"no TLS with {address}: {_last(details)}; check --ca, and that the server was given --cert and --key"
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return f"cannot reach {address}: {_last(details)}; is the server running there?"
-    return f"the stream broke: {error.code().name.lower()}: {_last(details)}"
-
-
-def _last(details: str) -> str:
-    """The end of gRPC's chain of causes, which is the cause."""
-    return limits.words(details.rsplit("last error: ", 1)[-1].rsplit("UNKNOWN: ", 1)[-1], 200) or "no reason given"

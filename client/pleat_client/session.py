@@ -16,7 +16,7 @@ from pleat import __version__
 from pleat.errors import LocalError, RemoteError
 from pleat.exchange import limits
 from pleat.exchange.body import order_of, refusal_report
-from pleat.exchange.envelope import (
+from pleat.exchange.messages import (
     Ack,
     Begin,
     Bye,

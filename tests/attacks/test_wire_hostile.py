@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pleat.errors import RemoteError, UseError
-from pleat.exchange import address, envelope, limits
+from pleat.exchange import address, envelope, limits, messages
 from pleat.exchange.body import order_of
 from pleat.exchange.envelope import parse_device, parse_server
 from pleat.exchange.pb import fleet_pb2 as pb
@@ -208,7 +208,7 @@ def test_a_message_over_the_limit_is_refused_before_it_is_parsed(parse: Callable
 def test_a_hello_of_another_version_is_told_apart_whatever_else_it_holds() -> None:
     message = pb.DeviceMessage(hello=pb.Hello(protocol=7, software="9.0\x1b", name="/", identity=b"short"))
     heard = parse_device(message.SerializeToString())
-    assert heard == envelope.Hello("", b"", b"", protocol=7, software="9.0 ")
+    assert heard == messages.Hello("", b"", b"", protocol=7, software="9.0 ")
 
 
 def test_a_welcome_in_another_protocol_is_refused() -> None:
@@ -219,7 +219,7 @@ def test_a_welcome_in_another_protocol_is_refused() -> None:
 
 def test_words_for_a_screen_cannot_hold_what_steers_it() -> None:
     heard = parse_server(pb.ServerMessage(notice=pb.Notice(text="\x1b[2Jidle\n" + "x" * 5000)).SerializeToString())
-    assert isinstance(heard, envelope.Notice)
+    assert isinstance(heard, messages.Notice)
     assert heard.text.startswith(" [2Jidle x")
     assert len(heard.text) == limits.REASON
 

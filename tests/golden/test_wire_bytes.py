@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from pleat.elastic.selection import Selection
-from pleat.exchange import envelope
+from pleat.exchange import messages
 from pleat.exchange.envelope import pack, parse_device, parse_server
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Work
 from pleat.exchange.pb import fleet_pb2 as pb
@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 PROTO = ROOT / "proto/pleat/v1/fleet.proto"
 GENERATED = ROOT / "common/pleat/exchange/pb/fleet_pb2.py"
 
-MESSAGES: dict[str, tuple[Side, envelope.Message, str]] = {
+MESSAGES: dict[str, tuple[Side, messages.Message, str]] = {
     "hello": (
         Side.DEVICE,
-        envelope.Hello(
+        messages.Hello(
             "kitchen",
             bytes(range(32)),
             bytes(range(16)),
@@ -47,22 +47,22 @@ MESSAGES: dict[str, tuple[Side, envelope.Message, str]] = {
     ),
     "begin": (
         Side.DEVICE,
-        envelope.Begin("run-1/3/2", 300_000),
+        messages.Begin("run-1/3/2", 300_000),
         "120a0a041003180210e0a712",
     ),
     "whole": (
         Side.SERVER,
-        envelope.Begin("run-1/3/2", 3, b"abc"),
+        messages.Begin("run-1/3/2", 3, b"abc"),
         "120d0a041003180210031a03616263",
     ),
     "other run": (
         Side.DEVICE,
-        envelope.Begin("run-0/3/2", 3, b"abc"),
+        messages.Begin("run-0/3/2", 3, b"abc"),
         "12140a0b0a0572756e2d301003180210031a03616263",
     ),
     "chunk": (
         Side.DEVICE,
-        envelope.Chunk(bytes(range(200))),
+        messages.Chunk(bytes(range(200))),
         "1ac801000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e"
         "2f303132333435363738393a3b3c3d3e3f404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f60"
         "6162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f808182838485868788898a8b8c8d8e8f909192"
@@ -71,62 +71,62 @@ MESSAGES: dict[str, tuple[Side, envelope.Message, str]] = {
     ),
     "stop": (
         Side.DEVICE,
-        envelope.Stop("returned"),
+        messages.Stop("returned"),
         "220a0a0872657475726e6564",
     ),
     "beat": (
         Side.DEVICE,
-        envelope.Beat(Heartbeat(0.5, 1 << 30, 61.5, False, 1.5e9, "training")),
+        messages.Beat(Heartbeat(0.5, 1 << 30, 61.5, False, 1.5e9, "training")),
         "2a250d0000003f1080808080041d00007642200029000000c00b5ad6413208747261696e696e67",
     ),
     "pong": (
         Side.DEVICE,
-        envelope.Pong(7),
+        messages.Pong(7),
         "32050d07000000",
     ),
     "leave": (
         Side.DEVICE,
-        envelope.Leave("stopped"),
+        messages.Leave("stopped"),
         "3a090a0773746f70706564",
     ),
     "welcome": (
         Side.SERVER,
-        envelope.Welcome("run-1", software="0.1.0"),
+        messages.Welcome("run-1", software="0.1.0"),
         "421008011205302e312e301a0572756e2d31",
     ),
     "ack": (
         Side.SERVER,
-        envelope.Ack("run-1/3/2"),
+        messages.Ack("run-1/3/2"),
         "4a0410031802",
     ),
     "returned": (
         Side.SERVER,
-        envelope.Returned("run-1/3/2", "late"),
+        messages.Returned("run-1/3/2", "late"),
         "520c0a041003180212046c617465",
     ),
     "cancel": (
         Side.SERVER,
-        envelope.Cancel("run-1/3/2"),
+        messages.Cancel("run-1/3/2"),
         "5a0410031802",
     ),
     "notice": (
         Side.SERVER,
-        envelope.Notice("idle"),
+        messages.Notice("idle"),
         "62060a0469646c65",
     ),
     "ping": (
         Side.SERVER,
-        envelope.Ping(7),
+        messages.Ping(7),
         "6a050d07000000",
     ),
     "bye": (
         Side.SERVER,
-        envelope.Bye("done"),
+        messages.Bye("done"),
         "72060a04646f6e65",
     ),
     "refusal": (
         Side.SERVER,
-        envelope.Refusal(envelope.Why.OLDER, "older"),
+        messages.Refusal(messages.Why.OLDER, "older"),
         "7a09080112056f6c646572",
     ),
 }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pleat.elastic.selection import Selection
 from pleat.errors import LocalError
-from pleat.exchange import envelope, limits
+from pleat.exchange import limits, messages
 from pleat.exchange.body import order_of, refusal_report, slices
 from pleat.exchange.envelope import pack, parse_device, parse_server
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Work
@@ -136,7 +136,7 @@ beats = st.builds(
 ids = order_ids.map(str)
 device_words = (
     st.builds(
-        envelope.Hello,
+        messages.Hello,
         names,
         st.binary(min_size=32, max_size=32),
         st.binary(min_size=16, max_size=16),
@@ -144,24 +144,24 @@ device_words = (
         st.lists(ids, max_size=3).map(tuple),
         software=st.just("0.1.0"),
     )
-    | st.builds(envelope.Beat, beats)
-    | st.builds(envelope.Pong, st.integers(0, 2**32 - 1))
-    | st.builds(envelope.Leave, words)
+    | st.builds(messages.Beat, beats)
+    | st.builds(messages.Pong, st.integers(0, 2**32 - 1))
+    | st.builds(messages.Leave, words)
 )
 both = (
-    st.binary(max_size=80).flatmap(lambda d: st.builds(envelope.Begin, ids, st.integers(len(d), 200), st.just(d)))
-    | st.builds(envelope.Chunk, st.binary(min_size=1, max_size=400))
-    | st.builds(envelope.Stop, words)
+    st.binary(max_size=80).flatmap(lambda d: st.builds(messages.Begin, ids, st.integers(len(d), 200), st.just(d)))
+    | st.builds(messages.Chunk, st.binary(min_size=1, max_size=400))
+    | st.builds(messages.Stop, words)
 )
 server_words = (
-    st.builds(envelope.Welcome, names, software=st.just("0.1.0"))
-    | st.builds(envelope.Ack, ids)
-    | st.builds(envelope.Returned, ids, words)
-    | st.builds(envelope.Cancel, ids)
-    | st.builds(envelope.Notice, words)
-    | st.builds(envelope.Ping, st.integers(0, 2**32 - 1))
-    | st.builds(envelope.Bye, words)
-    | st.builds(envelope.Refusal, st.sampled_from(envelope.Why), words)
+    st.builds(messages.Welcome, names, software=st.just("0.1.0"))
+    | st.builds(messages.Ack, ids)
+    | st.builds(messages.Returned, ids, words)
+    | st.builds(messages.Cancel, ids)
+    | st.builds(messages.Notice, words)
+    | st.builds(messages.Ping, st.integers(0, 2**32 - 1))
+    | st.builds(messages.Bye, words)
+    | st.builds(messages.Refusal, st.sampled_from(messages.Why), words)
 )
 
 
@@ -189,23 +189,23 @@ def test_the_parts_of_an_order_are_its_bytes_and_tell_whose_it_is(order: Order) 
 
 @few
 @given(device_words | both, names)
-def test_what_a_device_says_is_what_the_server_hears(said: envelope.DeviceSays, run: str) -> None:
+def test_what_a_device_says_is_what_the_server_hears(said: messages.DeviceSays, run: str) -> None:
     assert parse_device(pack(said, run), run) == said
 
 
 @few
 @given(server_words | both, names)
-def test_what_the_server_says_is_what_a_device_hears(said: envelope.ServerSays, run: str) -> None:
+def test_what_the_server_says_is_what_a_device_hears(said: messages.ServerSays, run: str) -> None:
     assert parse_server(pack(said, run), run) == said
 
 
 @few
 @given(st.binary(max_size=70_000), st.sampled_from((pb.DeviceMessage, pb.ServerMessage)))
 def test_a_chunk_is_written_and_read_by_hand_as_protobuf_does(data: bytes, kind: type) -> None:
-    assert pack(envelope.Chunk(data)) == kind(chunk=data).SerializeToString()
+    assert pack(messages.Chunk(data)) == kind(chunk=data).SerializeToString()
     parse = parse_device if kind is pb.DeviceMessage else parse_server
     heard = parse(kind(chunk=data).SerializeToString())
-    assert isinstance(heard, envelope.Chunk)
+    assert isinstance(heard, messages.Chunk)
     assert bytes(heard.data) == data
 
 
@@ -234,17 +234,17 @@ def test_the_order_of_dictionaries_does_not_change_a_byte(order: Order) -> None:
 
 
 def test_the_run_of_an_order_id_is_left_out_where_it_is_the_sessions_own() -> None:
-    own, other = pack(envelope.Ack("run-1/3/2"), "run-1"), pack(envelope.Ack("run-0/3/2"), "run-1")
+    own, other = pack(messages.Ack("run-1/3/2"), "run-1"), pack(messages.Ack("run-0/3/2"), "run-1")
     assert b"run-1" not in own
     assert b"run-0" in other
-    assert parse_server(own, "run-1") == envelope.Ack("run-1/3/2")
-    assert parse_server(other, "run-1") == envelope.Ack("run-0/3/2")
+    assert parse_server(own, "run-1") == messages.Ack("run-1/3/2")
+    assert parse_server(other, "run-1") == messages.Ack("run-0/3/2")
 
 
 def test_unknown_facts_stay_unknown_and_known_zeros_stay_zero() -> None:
     for beat in (Heartbeat(), Heartbeat(0.0, 0, 0.0, False, 0.0)):
-        heard = parse_device(pack(envelope.Beat(beat)))
-        assert heard == envelope.Beat(beat)
+        heard = parse_device(pack(messages.Beat(beat)))
+        assert heard == messages.Beat(beat)
     data = report_to_bytes(Report(OrderId("r", 1, 0), "a", peak_bytes=0))
     assert report_from_bytes(data).peak_bytes == 0
 

@@ -12,8 +12,8 @@ import grpc.aio
 import pytest
 
 from pleat.errors import Fatal, UseError
-from pleat.exchange import envelope, limits
-from pleat.exchange.envelope import Ack, Chunk, Ping, Refusal, Welcome, Why
+from pleat.exchange import envelope, limits, messages
+from pleat.exchange.messages import Ack, Chunk, Ping, Refusal, Welcome, Why
 from pleat.exchange.report import Profile
 from pleat_client.link import Link
 from pleat_server.carrier import Joined, Left, Rejected
@@ -88,7 +88,7 @@ async def test_the_same_process_takes_over_its_own_seat_without_a_ping(tmp_path:
         assert len(fleet.carrier.devices()) == 1
         await old.vanish()
         fleet.carrier.notify("kitchen", "still seated")
-        assert await new.hear() == envelope.Notice("still seated")
+        assert await new.hear() == messages.Notice("still seated")
         await new.vanish()
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pleat.exchange import envelope
+from pleat.exchange import messages
 from pleat.exchange.body import order_of
-from pleat.exchange.envelope import Begin, Chunk, Returned
+from pleat.exchange.messages import Begin, Chunk, Returned
 from pleat.exchange.order import OrderId
 from pleat.exchange.report import Budgets, Heartbeat, Profile
 from pleat.exchange.wire import order_to_bytes
@@ -275,9 +275,9 @@ async def test_a_cancelled_order_stops_half_way_down(tmp_path: Path) -> None:
         assert isinstance(await device.hear(), Begin)
         fleet.carrier.cancel(order().id)
         said = []
-        while not isinstance(message := await device.hear(), envelope.Cancel):
+        while not isinstance(message := await device.hear(), messages.Cancel):
             said.append(type(message))
-        assert set(said) <= {Chunk, envelope.Stop}
+        assert set(said) <= {Chunk, messages.Stop}
         assert said.count(Chunk) < 64
         await device.vanish()
 
@@ -306,9 +306,9 @@ async def test_a_report_given_up_leaves_nothing_and_the_next_one_is_taken(tmp_pa
         await device.join("a")
         await device.say(Begin("run-1/1/0", len(LARGE)))
         await device.say(Chunk(LARGE[: 1 << 20]))
-        await device.say(envelope.Stop("changed my mind"))
+        await device.say(messages.Stop("changed my mind"))
         await device.say(Begin("run-1/1/0", len(report()), report()))
-        assert await device.hear() == envelope.Ack("run-1/1/0")
+        assert await device.hear() == messages.Ack("run-1/1/0")
         assert fleet.spool.read(order().id) == report()
         assert len(fleet.files()) == 1
         await device.vanish()
@@ -325,9 +325,9 @@ async def test_a_report_of_a_tebibyte_is_refused_before_memory_or_disk_is_taken(
         assert isinstance(told, Returned)
         assert told.reason == f"report of {1 << 40} bytes, the limit is {1 << 30}"
         await device.say(Chunk(bytes(1 << 20)))
-        await device.say(envelope.Stop())
+        await device.say(messages.Stop())
         await device.say(Begin("run-1/1/0", len(report()), report()))
-        assert await device.hear() == envelope.Ack("run-1/1/0")
+        assert await device.hear() == messages.Ack("run-1/1/0")
         await device.vanish()
 
 
@@ -375,7 +375,7 @@ async def test_both_streams_of_one_report_are_acknowledged_and_one_is_kept(tmp_p
         await new.say(Begin("run-1/1/0", len(data)))
         for at in range(0, len(data), 1 << 20):
             await new.say(Chunk(data[at : at + (1 << 20)]))
-        assert await new.hear() == envelope.Ack("run-1/1/0")
+        assert await new.hear() == messages.Ack("run-1/1/0")
         assert await old.hear() is None
         assert fleet.spool.read(order().id) == data
         while len(fleet.files()) > 1:
@@ -402,7 +402,7 @@ async def test_a_report_that_becomes_durable_while_its_twin_comes_in_is_told_onc
         await device.join("a")
         for _ in range(2):
             await device.say(Begin("run-1/1/0", len(report()), report()))
-            assert await device.hear() == envelope.Ack("run-1/1/0")
+            assert await device.hear() == messages.Ack("run-1/1/0")
         assert len(fleet.files()) == 1
         await device.vanish()
         await fleet.event(Left)

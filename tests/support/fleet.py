@@ -17,8 +17,8 @@ import grpc
 import grpc.aio
 
 from pleat.errors import RemoteError
-from pleat.exchange.envelope import Hello, Message
 from pleat.exchange.limits import METHOD
+from pleat.exchange.messages import Hello, Message
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return
 from pleat.exchange.report import Profile, Report
 from pleat.exchange.session import Line, Side

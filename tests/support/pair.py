@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from pleat.exchange import envelope
-from pleat.exchange.envelope import Message
+from pleat.exchange import messages
+from pleat.exchange.messages import Message
 from pleat.exchange.report import Heartbeat
 from pleat.exchange.session import Line, Said, Side
 
 ORDER = "run-1/3/2"
-HELLO = envelope.Hello("kitchen", bytes(32), bytes(16))
-WELCOME = envelope.Welcome("run-1")
-FIRST = envelope.Begin(ORDER, 10, b"0123")
+HELLO = messages.Hello("kitchen", bytes(32), bytes(16))
+WELCOME = messages.Welcome("run-1")
+FIRST = messages.Begin(ORDER, 10, b"0123")
 SAID: dict[Said, Message] = {  # one message for everything that can be said, with a body of 10 bytes begun by FIRST
     Said.HELLO: HELLO,
     Said.BEGIN: FIRST,
-    Said.WHOLE: envelope.Begin(ORDER, 4, b"0123"),
-    Said.CHUNK: envelope.Chunk(b"45"),
-    Said.LAST: envelope.Chunk(b"456789"),
-    Said.STOP: envelope.Stop(),
-    Said.BEAT: envelope.Beat(Heartbeat()),
-    Said.PONG: envelope.Pong(1),
-    Said.LEAVE: envelope.Leave(),
+    Said.WHOLE: messages.Begin(ORDER, 4, b"0123"),
+    Said.CHUNK: messages.Chunk(b"45"),
+    Said.LAST: messages.Chunk(b"456789"),
+    Said.STOP: messages.Stop(),
+    Said.BEAT: messages.Beat(Heartbeat()),
+    Said.PONG: messages.Pong(1),
+    Said.LEAVE: messages.Leave(),
     Said.WELCOME: WELCOME,
-    Said.ACK: envelope.Ack(ORDER),
-    Said.RETURNED: envelope.Returned(ORDER),
-    Said.CANCEL: envelope.Cancel(ORDER),
-    Said.NOTICE: envelope.Notice("idle"),
-    Said.PING: envelope.Ping(1),
-    Said.BYE: envelope.Bye(),
-    Said.REFUSAL: envelope.Refusal(envelope.Why.FULL, "full"),
+    Said.ACK: messages.Ack(ORDER),
+    Said.RETURNED: messages.Returned(ORDER),
+    Said.CANCEL: messages.Cancel(ORDER),
+    Said.NOTICE: messages.Notice("idle"),
+    Said.PING: messages.Ping(1),
+    Said.BYE: messages.Bye(),
+    Said.REFUSAL: messages.Refusal(messages.Why.FULL, "full"),
 }
 
 

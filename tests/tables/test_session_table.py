@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pleat.errors import LocalError, RemoteError
-from pleat.exchange import envelope
-from pleat.exchange.envelope import Begin, Chunk, Why
+from pleat.exchange import envelope, messages
+from pleat.exchange.messages import Begin, Chunk, Why
 from pleat.exchange.report import Profile
 from pleat.exchange.session import LINKED, TABLE, Line, Outbox, Said, Side, State, Talk, step
 from pleat.exchange.wire import report_from_bytes
@@ -33,7 +33,7 @@ def pair_in(side: Side, state: State) -> ConnectionPair:
     if state is State.SENDING:
         pair.say(side, FIRST)
     if state is State.CLOSED:
-        pair.say(Side.SERVER, envelope.Bye())
+        pair.say(Side.SERVER, messages.Bye())
     return pair
 
 
@@ -130,7 +130,7 @@ def test_both_ends_count_the_same_bytes_and_these_are_the_serialised_lengths() -
 # ---- the outbox
 
 
-def said_by(outbox: Outbox) -> list[envelope.Message]:
+def said_by(outbox: Outbox) -> list[messages.Message]:
     out = []
     while (message := outbox.next()) is not None:
         out.append(message)
@@ -166,7 +166,7 @@ def test_a_body_that_is_dropped_half_way_is_stopped_and_the_line_is_free_again()
     rest = said_by(outbox)
     for message in rest:
         pair.say(Side.DEVICE, message)
-    assert rest == [envelope.Stop("returned"), Begin("r/1/1", 3, b"def")]
+    assert rest == [messages.Stop("returned"), Begin("r/1/1", 3, b"def")]
 
 
 def test_a_body_that_ends_early_is_my_bug() -> None:
@@ -197,7 +197,7 @@ def test_what_cannot_happen_to_a_device_is_named(stand: Stand, happens: Happens)
 
 @pytest.mark.parametrize("why", list(Why), ids=lambda w: w.name.lower())
 def test_only_what_a_person_must_mend_ends_a_device(why: Why) -> None:
-    (over,) = device().hear(envelope.Refusal(why, "text"), 0.0)
+    (over,) = device().hear(messages.Refusal(why, "text"), 0.0)
     barred = why in (Why.OLDER, Why.NEWER, Why.NAME, Why.CLONE)
     assert over == session.Over(Happens.BARRED if barred else Happens.PUT_OFF, "text")
 
@@ -219,8 +219,8 @@ def test_each_welcome_sends_every_unacknowledged_report_again_and_an_ack_ends_th
     sends = [session.Send("r/1/0", b"one"), session.Send("r/2/0", b"two")]
     for _ in range(2):
         assert owner.hear(WELCOME, 0.0) == [session.Joined("run-1"), *sends]
-    assert owner.hear(envelope.Ack("r/1/0"), 0.0) == [session.Acked("r/1/0")]
-    assert owner.hear(envelope.Ack("r/1/0"), 0.0) == []
+    assert owner.hear(messages.Ack("r/1/0"), 0.0) == [session.Acked("r/1/0")]
+    assert owner.hear(messages.Ack("r/1/0"), 0.0) == []
     assert owner.hear(WELCOME, 0.0) == [session.Joined("run-1"), sends[1]]
     assert owner.hello(Profile()).held == ("r/2/0",)
 
@@ -228,7 +228,7 @@ def test_each_welcome_sends_every_unacknowledged_report_again_and_an_ack_ends_th
 def test_a_returned_report_is_given_back_once_and_no_longer_sent() -> None:
     owner = device()
     owner.report("r/1/0", b"one")
-    said = envelope.Returned("r/1/0", "late")
+    said = messages.Returned("r/1/0", "late")
     assert owner.hear(said, 0.0) == [session.Forget("r/1/0"), session.GivenBack("r/1/0", "late")]
     assert owner.hear(said, 0.0) == []
 
@@ -259,4 +259,4 @@ def test_a_line_learns_its_run_from_the_welcome() -> None:
     line = Line(Side.SERVER)
     line.receive(envelope.pack(HELLO))
     line.send(WELCOME)
-    assert len(line.send(envelope.Ack("run-1/3/2"))) < len(line.send(envelope.Ack("run-0/3/2")))
+    assert len(line.send(messages.Ack("run-1/3/2"))) < len(line.send(messages.Ack("run-0/3/2")))

@@ -8,8 +8,6 @@ the run is left out where it is the session's own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -17,114 +15,28 @@ from google.protobuf.message import DecodeError
 from pleat.errors import RemoteError
 from pleat.exchange import limits
 from pleat.exchange.facts import beat_from_wire, beat_to_wire, profile_from_wire, profile_to_wire
+from pleat.exchange.messages import (
+    Ack,
+    Beat,
+    Begin,
+    Bye,
+    Cancel,
+    Chunk,
+    DeviceSays,
+    Hello,
+    Leave,
+    Message,
+    Notice,
+    Ping,
+    Pong,
+    Refusal,
+    Returned,
+    ServerSays,
+    Stop,
+    Welcome,
+    Why,
+)
 from pleat.exchange.pb import fleet_pb2 as pb
-from pleat.exchange.report import Heartbeat, Profile
-
-
-class Why(IntEnum):
-    """Why a server refuses a device; numbers as in the proto."""
-
-    UNKNOWN = 0
-    OLDER = 1
-    NEWER = 2
-    NAME = 3
-    CLONE = 4
-    BROKEN = 5
-    FULL = 6
-
-
-@dataclass(frozen=True)
-class Hello:
-    name: str
-    identity: bytes  # SHA-256 of the device's secret
-    nonce: bytes  # of this process
-    profile: Profile = field(default_factory=Profile)
-    held: tuple[str, ...] = ()  # orders at work, or reported and not yet acknowledged
-    protocol: int = limits.PROTOCOL
-    software: str = ""
-
-
-@dataclass(frozen=True)
-class Begin:
-    """A body of `size` bytes follows; `data` is its beginning. `order`: what it is, or what it answers."""
-
-    order: str
-    size: int
-    data: bytes = b""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    data: bytes | memoryview
-
-
-@dataclass(frozen=True)
-class Stop:
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Beat:
-    heartbeat: Heartbeat
-
-
-@dataclass(frozen=True)
-class Pong:
-    token: int
-
-
-@dataclass(frozen=True)
-class Leave:
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Welcome:
-    run: str
-    protocol: int = limits.PROTOCOL
-    software: str = ""
-
-
-@dataclass(frozen=True)
-class Ack:
-    order: str
-
-
-@dataclass(frozen=True)
-class Returned:
-    order: str
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Cancel:
-    order: str
-
-
-@dataclass(frozen=True)
-class Notice:
-    text: str
-
-
-@dataclass(frozen=True)
-class Ping:
-    token: int
-
-
-@dataclass(frozen=True)
-class Bye:
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    why: Why
-    text: str
-
-
-DeviceSays = Hello | Begin | Chunk | Stop | Beat | Pong | Leave
-ServerSays = Welcome | Begin | Chunk | Stop | Ack | Returned | Cancel | Notice | Ping | Bye | Refusal
-Message = DeviceSays | ServerSays
 
 _CHUNK_TAG = b"\x1a"  # field 3, length-delimited: `chunk` in both directions
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pleat.errors import LocalError, RemoteError
-from pleat.exchange import envelope, limits
-from pleat.exchange.envelope import Begin, Chunk, Message, Stop
+from pleat.exchange import envelope, limits, messages
+from pleat.exchange.messages import Begin, Chunk, Message, Stop
 
 
 class Side(Enum):
@@ -94,19 +94,19 @@ LINKED: dict[Said, State] = {  # where these words put the *other* speaker
 }
 
 _WORDS: dict[type, Said] = {
-    envelope.Hello: Said.HELLO,
-    envelope.Stop: Said.STOP,
-    envelope.Beat: Said.BEAT,
-    envelope.Pong: Said.PONG,
-    envelope.Leave: Said.LEAVE,
-    envelope.Welcome: Said.WELCOME,
-    envelope.Ack: Said.ACK,
-    envelope.Returned: Said.RETURNED,
-    envelope.Cancel: Said.CANCEL,
-    envelope.Notice: Said.NOTICE,
-    envelope.Ping: Said.PING,
-    envelope.Bye: Said.BYE,
-    envelope.Refusal: Said.REFUSAL,
+    messages.Hello: Said.HELLO,
+    messages.Stop: Said.STOP,
+    messages.Beat: Said.BEAT,
+    messages.Pong: Said.PONG,
+    messages.Leave: Said.LEAVE,
+    messages.Welcome: Said.WELCOME,
+    messages.Ack: Said.ACK,
+    messages.Returned: Said.RETURNED,
+    messages.Cancel: Said.CANCEL,
+    messages.Notice: Said.NOTICE,
+    messages.Ping: Said.PING,
+    messages.Bye: Said.BYE,
+    messages.Refusal: Said.REFUSAL,
 }
 
 
@@ -203,7 +203,7 @@ class Line:
         return message
 
     def _learn(self, message: Message) -> None:
-        if isinstance(message, envelope.Welcome):
+        if isinstance(message, messages.Welcome):
             self.run = message.run
 
     @property

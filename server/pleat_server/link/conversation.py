@@ -18,7 +18,7 @@ import grpc.aio
 
 from pleat.errors import LocalError, RemoteError
 from pleat.exchange.body import slices
-from pleat.exchange.envelope import (
+from pleat.exchange.messages import (
     Beat,
     Begin,
     Bye,

@@ -1,8 +1,9 @@
 """Reports on their way in: from the first chunk to the acknowledgement, off the event loop.
 
 A report is acknowledged once it is checked and durable, in that order: `Desk.admit`, then `Desk.settle` with the
-spool's `commit`. Reports are checked one at a time in one thread, so that memory holds one of them, however many arrive. Two
-streams may bring the same report; the first to be durable stays, both are acknowledged, the loop is told once.
+spool's `commit`. Reports are checked one at a time in one thread, so that memory holds one of them, however many
+arrive. Two streams may bring the same report: the first to be durable stays, both are acknowledged, the loop is told
+once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pleat.errors import LocalError, RemoteError
-from pleat.exchange.envelope import Ack, Bye, Returned
+from pleat.exchange.messages import Ack, Bye, Returned
 from pleat.exchange.order import OrderId
 from pleat.exchange.wire import order_id
 from pleat_server.carrier import Desk, Event, Rejected, Reported, Verdict

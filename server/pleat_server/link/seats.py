@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pleat import __version__
 from pleat.exchange import limits
-from pleat.exchange.envelope import Hello, Refusal, Why
+from pleat.exchange.messages import Hello, Refusal, Why
 
 
 @dataclass(frozen=True)

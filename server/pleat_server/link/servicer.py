@@ -24,7 +24,7 @@ from pleat import __version__
 from pleat.errors import UseError
 from pleat.exchange import address as addresses
 from pleat.exchange import limits
-from pleat.exchange.envelope import Ack, Beat, Bye, Hello, Notice, Refusal, Returned, Welcome
+from pleat.exchange.messages import Ack, Beat, Bye, Hello, Notice, Refusal, Returned, Welcome
 from pleat.exchange.order import Order, OrderId
 from pleat.exchange.wire import order_id, order_to_parts
 from pleat_server.carrier import Desk, Event, Joined, Left, Pulse, Rejected, Traffic
