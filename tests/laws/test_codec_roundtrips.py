@@ -113,6 +113,20 @@ def test_a_tensor_with_nan_or_infinity_is_not_coded(bad: float, text: str, name:
         encode(text, update, Context(model(), WHOLE))
 
 
+def test_a_base_of_another_shape_is_refused_by_name() -> None:
+    ctx = Context(model(), WHOLE, base={"a.bias": np.ones(1, np.float32)})
+    with pytest.raises(UseError, match=r"'a.bias': expected shape \(12,\), got \(1,\)"):
+        encode("bf16-delta", random_params(model()), ctx)
+
+
+def test_values_too_large_for_bf16_are_not_coded_as_infinity() -> None:
+    ctx, update = Context(one_matrix(1, 2), WHOLE), {"w": np.array([[3.4e38, -1.0]], np.float32)}
+    with pytest.raises(LocalError, match=r"beyond 3\.39e38"):
+        encode("bf16", update, ctx)
+    out = plain(decode("lloyd:2", encode("lloyd:2", update, ctx), ctx))["w"]
+    np.testing.assert_allclose(out, [[3.39e38, -1.0]], rtol=0.01)
+
+
 @pytest.mark.parametrize("text", ["raw", "bf16-delta", "topk:0.1/lloyd:4"])
 def test_tensors_that_do_not_fit_the_submodel_are_refused_by_name(text: str) -> None:
     update = random_params(model())

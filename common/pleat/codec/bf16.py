@@ -15,6 +15,7 @@ Words = NDArray[np.uint16]
 
 CHUNK = 1 << 15  # entries rounded at once: the scratch stays in the cache
 EXPONENT = 0x7F80  # all ones: infinite or NaN
+LARGEST = 0x7F7F  # 3.39e38
 
 
 def to_bf16(array: Array) -> Words:

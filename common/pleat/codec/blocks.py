@@ -16,7 +16,7 @@ from pleat.codec import entropy, quantise
 from pleat.codec.bf16 import from_bf16, is_finite, to_bf16
 from pleat.codec.entropy import RAW, Index, Section, open_section, squeeze
 from pleat.codec.frame import FIELDS, SECTIONS, Block, Positions, Values
-from pleat.errors import RemoteError
+from pleat.errors import LocalError, RemoteError
 from pleat.params import Array
 
 TRY_BOTH = 1 << 15  # below this many values both packings of codes are tried: a Huffman table is then dear
@@ -55,13 +55,19 @@ def f32() -> ValueCoder:
 def bf16() -> ValueCoder:
     """Values rounded to bf16."""
 
+    def encode(values: Array) -> tuple[Fields, Sections]:
+        words = to_bf16(values)
+        if not is_finite(words):
+            raise LocalError("values beyond 3.39e38 have no bf16 and were not coded; lower the learning rate or clip")
+        return (), words_sections(words)
+
     def decode(fields: Fields, sections: Sections, count: int) -> Array:
         words = open_words(sections, count)
         if not is_finite(words):
             raise RemoteError("bf16 values hold NaN or infinity")
         return from_bf16(words)
 
-    return ValueCoder(Values.BF16, lambda values: ((), words_sections(to_bf16(values))), decode)
+    return ValueCoder(Values.BF16, encode, decode)
 
 
 def levels(bits: int) -> ValueCoder:

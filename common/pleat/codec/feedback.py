@@ -15,7 +15,7 @@ from pleat.codec.transform import Context, Transform
 from pleat.elastic.place import Cuts, is_run
 from pleat.elastic.selection import cut_array, cuts, held
 from pleat.errors import UseError
-from pleat.params import Array, Params, Sparse, Update
+from pleat.params import Array, Params, Sparse, Update, dense
 
 
 def feedback(inner: Transform) -> Transform:
@@ -34,15 +34,7 @@ def feedback(inner: Transform) -> Transform:
 
 def restore(residual: Params, update: Update, ctx: Context) -> Params:
     """The residual after a decoded update, in the submodel's shapes, came back refused: as if nothing had been sent."""
-    held_back = restrict(residual, ctx)
-    zero = {t.name: held_back.get(t.name) for t in held(ctx.model, ctx.selection)}
-    whole: Params = {}
-    for name, own in zero.items():
-        tensor = update[name]
-        whole[name] = tensor.dense() if isinstance(tensor, Sparse) else tensor.copy()
-        if own is not None:
-            whole[name] += own
-    return _replace(residual, whole, ctx)
+    return _replace(residual, _plus(dense(update), restrict(residual, ctx)), ctx)
 
 
 def restrict(residual: Params, ctx: Context) -> Params:

@@ -90,8 +90,12 @@ def check_names(at: Layout, value: Mapping[str, Any]) -> None:
         odd = sorted(value.keys() ^ shapes.keys())
         raise UseError(f"tensors do not fit the submodel: {len(odd)} names differ, first {odd[0]!r}")
     for name, shape in shapes.items():
-        if tuple(value[name].shape) != shape:
-            raise UseError(f"tensor {name!r}: expected shape {shape}, got {tuple(value[name].shape)}")
+        check_shape(name, value[name].shape, shape)
+
+
+def check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if tuple(found) != expected:
+        raise UseError(f"tensor {name!r}: expected shape {expected}, got {tuple(found)}")
 
 
 def flat(place: Place, tensor: Array) -> Array:
@@ -114,8 +118,10 @@ def join_bf16(run: Run, params: Mapping[str, Array]) -> Words:
     """The bf16 patterns of the run, always a new array. Tensors missing in `params` are 0."""
     out, start = np.zeros(run.size, np.uint16), 0
     for place in run.places:
-        if place.name in params:
-            out[start : start + place.size] = to_bf16(flat(place, params[place.name]))
+        array = params.get(place.name)
+        if array is not None:
+            check_shape(place.name, array.shape, place.shape)
+            out[start : start + place.size] = to_bf16(flat(place, array))
         start += place.size
     return out
 

@@ -33,9 +33,8 @@ from pleat.params import Array, Params, Sparse, Update
 
 Number = TypeVar("Number", np.float32, np.int64)
 
-SPARSE_BELOW = (
-    0.45  # share of changed entries below which a difference names their positions: Huffman needs a bit for a 0
-)
+# Share of changed entries below which a difference names their positions: Huffman would spend a bit on every 0.
+SPARSE_BELOW = 0.45
 
 
 def coded_values(matrices: ValueCoder, vectors: ValueCoder, share: float | None = None) -> Transform:

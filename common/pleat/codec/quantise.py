@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pleat.codec.bf16 import Words, from_bf16, to_bf16
+from pleat.codec.bf16 import LARGEST, Words, from_bf16, to_bf16
 from pleat.params import Array
 
 Codes = NDArray[np.uint8]
@@ -43,7 +43,7 @@ def quantise(values: Array, bits: int) -> Quantised:
         centres[0] = 0.0
     used = np.flatnonzero(counts)
     levels = _fit(counts[used], np.diff(edges)[used], centres[used], 1 << (bits - 1))
-    words = np.unique(to_bf16(levels.astype(np.float32)))
+    words = np.unique(np.minimum(to_bf16(levels.astype(np.float32)), LARGEST))
     table = _nearest(centres, from_bf16(words).astype(np.float64))
     codes = np.take(table, bins)
     codes <<= 1
