@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +51,9 @@ class _Running:
     process: asyncio.subprocess.Process
     ready: pipe.Ready
     killed_for: str = ""  # why we killed it, if we did
-    cancelled: bool = False
+    cancelled: str = ""  # the order that is to stop
     busy: bool = False
+    listens: bool = False  # the order has gone out whole: another message may follow it
 
 
 @dataclass
@@ -96,12 +98,12 @@ class Trainer:
             return Died("the trainer ended before it began", False)
         guard = asyncio.ensure_future(self._guard(running))
         running.busy = True
-        frame = pipe.encode(request)
-        del request  # an order may be as large as the model: one copy of it at a time
+        slices = _slices(pipe.encode(request))
+        del request  # an order may be as large as the model: here it goes as it is written
         try:
-            return await self._exchange(running, frame)
+            return await self._exchange(running, slices)
         finally:
-            running.busy = False
+            running.busy = running.listens = False
             guard.cancel()
             self._leave_later()
 
@@ -110,9 +112,9 @@ class Trainer:
         running = self._running
         if running is None or running.process.returncode is not None or running.process.stdin is None:
             return
-        running.cancelled = True
-        with contextlib.suppress(ConnectionError):
-            running.process.stdin.write(pipe.encode(pipe.Cancel(order)))
+        running.cancelled = order
+        if running.listens:
+            _tell_cancelled(running)
         asyncio.get_running_loop().call_later(PATIENCE_S, self._kill_if_still_at, running)
 
     async def stop(self) -> None:
@@ -156,17 +158,20 @@ class Trainer:
             await process.wait()
             raise
 
-    async def _exchange(self, running: _Running, frame: bytes) -> pipe.Staged | pipe.Failed | Died:
+    async def _exchange(self, running: _Running, slices: deque[bytes]) -> pipe.Staged | pipe.Failed | Died:
         process = running.process
-        running.cancelled = False
+        running.cancelled = ""
         try:
-            if process.stdin is not None:
-                await _send(process.stdin, frame)
-            del frame
+            while slices and process.stdin is not None:
+                process.stdin.write(slices.popleft())
+                await process.stdin.drain()
+            running.listens = True
+            if running.cancelled:
+                _tell_cancelled(running)
             while True:
                 answer = await _answer(process)
                 if isinstance(answer, (pipe.Staged, pipe.Failed)):
-                    running.cancelled = False
+                    running.cancelled = ""
                     return answer
                 if answer is None:
                     break
@@ -208,6 +213,12 @@ class Trainer:
             self._leaving = None
 
 
+def _tell_cancelled(running: _Running) -> None:
+    if running.process.stdin is not None:
+        with contextlib.suppress(ConnectionError):
+            running.process.stdin.write(pipe.encode(pipe.Cancel(running.cancelled)))
+
+
 def _verdict(running: _Running, code: int | None) -> Died:
     if running.cancelled:
         return Died("cancelled", False)
@@ -243,12 +254,9 @@ async def _answer(process: asyncio.subprocess.Process) -> pipe.Answer | None:
         return None
 
 
-async def _send(stdin: asyncio.StreamWriter, frame: bytes) -> None:
-    """Write in slices: given all at once, what the pipe does not take yet would be copied."""
-    view = memoryview(frame)
-    for at in range(0, len(view), _SLICE):
-        stdin.write(view[at : at + _SLICE])
-        await stdin.drain()
+def _slices(frame: bytes) -> deque[bytes]:
+    """The frame in pieces: given all at once, what the pipe does not take yet would be copied once more."""
+    return deque(frame[at : at + _SLICE] for at in range(0, len(frame), _SLICE))
 
 
 async def _reap(process: asyncio.subprocess.Process) -> int | None:

@@ -54,6 +54,11 @@ class Work:
     at: float
     dropped: str = ""  # why it need not be done any more
 
+    def taken(self) -> bytes:
+        """The order's bytes, which this object no longer holds: they may be as large as the model."""
+        data, self.data = self.data, b""
+        return data
+
 
 class Daemon:
     """Everything between the link and the child; its methods run on one event loop.
@@ -190,10 +195,9 @@ class Daemon:
             return pipe.Failed(work.order, str(error))
         if work.dropped:
             return Died(work.dropped, False)
-        data, work.data = work.data, b""
         return await self._trainer.do(
             pipe.Train(
-                order=data,
+                order=work.taken(),
                 wait_s=self._clock() - work.at,
                 down_s=work.down_s,
                 daemon_bytes=memory.rss_bytes(None, self._root) or 0,

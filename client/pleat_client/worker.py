@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import torch
 
 from pleat.elastic.size import macs
@@ -30,7 +31,7 @@ from pleat.exchange.report import Budgets, Outcome, Report, Seconds
 from pleat.exchange.wire import order_from_bytes, report_to_bytes
 from pleat.nets.trace import model_map
 from pleat.shard import Shard, read, split_holdout
-from pleat_client import pipe, task
+from pleat_client import pipe, task, thrift
 from pleat_client.probe import board, memory
 from pleat_client.probe.sensors import Sample, interval, sample
 from pleat_client.state import DeviceState, limited, recall, to_bytes
@@ -86,18 +87,29 @@ class Worker:
         """Answer requests until the daemon stops or goes away."""
         shape = self.shard.input_shape
         self.answer(pipe.Ready(len(self.shard), len(self.holdout), shape, self._classes()))
-        while (request := self.inbox.orders.get()) is not None:
-            self.do(request)
+        while self._next():
+            thrift.give_back()
+
+    def _next(self) -> bool:
+        request = self.inbox.orders.get()
+        if request is None:
+            return False
+        try:
+            order = order_from_bytes(request.order)
+        except PleatError as error:
+            self.answer(pipe.Failed("", str(error)))
+            return True
+        request = msgspec.structs.replace(request, order=b"")  # the order holds its own copy
+        self.do(order, request)
+        return True
 
     def _classes(self) -> int:
         return max(self.shard.classes, self.holdout.classes)
 
-    def do(self, request: pipe.Train) -> None:
+    def do(self, order: Order, request: pipe.Train) -> None:
         """One order, from its bytes to a staged report."""
-        name = ""
+        name = str(order.id)
         try:
-            order = order_from_bytes(request.order)
-            name = str(order.id)
             self.inbox.cancelled.discard("")
             self.answer(pipe.Started(name))
             self.answer(self._staged_already(order) or self._carried_out(order, request))
