@@ -25,7 +25,7 @@ from pleat.exchange.body import slices
 from pleat.exchange.messages import Beat, Leave, Message
 from pleat.exchange.report import Heartbeat, Profile
 from pleat.exchange.session import Line, Outbox, Side
-from pleat_client import dial, session
+from pleat_client import link_channel, session
 from pleat_client.backoff import delay_s
 from pleat_client.session import Device, Happens, Over, Stand
 
@@ -92,7 +92,7 @@ class Link:
         self.bytes_down = 0
         self._handler = handler
         self._profile = profile
-        self._credentials = dial.credentials(address, ca, insecure)
+        self._credentials = link_channel.credentials(address, ca, insecure)
         self._clock = clock
         self._rng = rng or random.Random()
         self._outbox = Outbox()
@@ -154,13 +154,13 @@ class Link:
         """From dialling to the end of one stream: how it ended."""
         self._outbox, self._wake = Outbox(), asyncio.Event()
         line = Line(Side.DEVICE)
-        channel = dial.channel(self.address, self._credentials)
+        channel = link_channel.channel(self.address, self._credentials)
         try:
             call: Any = channel.stream_stream(limits.METHOD)()
             await call.write(line.send(self.device.hello(self._profile())))
             return await self._converse(call, line)
         except grpc.aio.AioRpcError as error:
-            return Over(Happens.LOST, dial.why(error, self.address))
+            return Over(Happens.LOST, link_channel.why(error, self.address))
         except asyncio.InvalidStateError:  # gRPC's word for writing to a stream that is over
             return Over(Happens.LOST, "the stream ended")
         except RemoteError as error:

@@ -1,6 +1,6 @@
 """What the two ends of a session say to each other: plain values, no protobuf. Order ids are texts, "run/round/rank".
 
-proto/pleat/v1/fleet.proto says what each field means and how large it may be. Free of numpy: the idle daemon imports it.
+The proto file says what each field means and how large it may be. Free of numpy: the idle daemon imports it.
 """
 
 from __future__ import annotations

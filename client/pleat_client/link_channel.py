@@ -1,4 +1,4 @@
-"""Dialling a server: certificates, the channel, and what gRPC's failures mean."""
+"""The link's channel: certificates, options, and what gRPC's failures mean."""
 
 from __future__ import annotations
 
