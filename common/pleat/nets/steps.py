@@ -73,7 +73,7 @@ def max_pooling(walk: Walk, node: fx.Node, module: Any) -> Labels | None:
 
 
 def reduction(walk: Walk, node: fx.Node, module: Any) -> Labels | None:
-    """mean or sum along some axes, which are then never cut."""
+    """A mean, sum or extreme along some axes, which are then never cut."""
     source = walk.inputs(node)[0]
     before = walk.labels[source]
     axes = _argument(node, module, 1, "dim", None)
@@ -241,7 +241,7 @@ STEP_FUNCTIONS: dict[Any, Rule] = {
     **dict.fromkeys((torch.cat, torch.concat), concatenation),
     **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), reshaping),
     **dict.fromkeys((torch.permute, torch.transpose), transposition),
-    **dict.fromkeys((torch.mean, torch.sum), reduction),
+    **dict.fromkeys((torch.mean, torch.sum, torch.amax, torch.amin), reduction),
     **dict.fromkeys((torch.softmax, torch.log_softmax, F.softmax, F.log_softmax), softmax),
     **dict.fromkeys((F.max_pool1d, F.max_pool2d, F.max_pool3d), max_pooling),
     **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d), max_pooling),
@@ -256,6 +256,6 @@ STEP_METHODS: dict[str, Rule] = {
     **dict.fromkeys(("mul", "mul_", "div", "div_"), product),
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze"), reshaping),
     **dict.fromkeys(("permute", "transpose"), transposition),
-    **dict.fromkeys(("mean", "sum"), reduction),
+    **dict.fromkeys(("mean", "sum", "amax", "amin"), reduction),
     **dict.fromkeys(("softmax", "log_softmax"), softmax),
 }
