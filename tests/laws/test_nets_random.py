@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.cutting import CLOSE, each_group, gap, hidden, sample, shaken
-from support.models import selections
 from torch import Tensor, nn
 
 from pleat.elastic.selection import WHOLE, make
 from pleat.elastic.size import count
 from pleat.nets.shrink import shrink
 from pleat.nets.trace import trace
+from support.cutting import CLOSE, each_group, gap, hidden, sample, shaken
+from support.models import selections
 
 torch.set_num_threads(1)
 
