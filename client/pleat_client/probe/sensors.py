@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pleat.exchange.report import Heartbeat
-
 from pleat_client.probe import board, frequency, memory, power, thermal, throttle
 from pleat_client.probe.files import ROOT
 
