@@ -170,11 +170,12 @@ class SpoolWriter:
         self._spool, self._folder = spool, folder
         self._crc = 0
         self._over = False
-        self.path = temporary_beside(folder / f"{order_id.rank:06d}")  # where the bytes are until `commit`
+        self._named = folder / f"{order_id.rank:06d}.report"  # what messages call it
+        self.path = temporary_beside(self._named)  # where the bytes are until `commit`
         try:
             self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         except OSError as error:
-            raise failure(error, "report", self.path, size) from error
+            raise failure(error, "report", self._named, size) from error
 
     def write(self, chunk: Chunk) -> None:
         """Append a chunk. Raises RemoteError past the announced size; then, as on LocalError, the writer is aborted."""
@@ -252,7 +253,7 @@ class SpoolWriter:
             yield self._descriptor
         except OSError as error:
             self.abort()
-            raise failure(error, "report", self.path, self.size) from error
+            raise failure(error, "report", self._named, self.size) from error
 
 
 def _name(run: str) -> str:
