@@ -51,6 +51,17 @@ def test_a_crash_at_any_operation_leaves_the_old_file_or_the_new_one(tmp_path):
     assert names(tmp_path) == ["state"]  # ... is swept, and nothing else
 
 
+def test_a_writer_that_is_not_atomic_is_caught_by_the_same_test(tmp_path):
+    path = tmp_path / "state"
+    script = """
+file = os.open(sys.argv[2], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+os.write(file, b"new")
+os.write(file, b"new")
+"""
+    seen = {path.read_bytes() if path.exists() else None for _ in crashes(script, str(path))}
+    assert seen == {b"", b"new", b"newnew"}
+
+
 def test_sweeping_leaves_the_files_of_this_process_alone(tmp_path):
     mine = disk.temporary_beside(tmp_path / "a")
     mine.write_bytes(b"half")

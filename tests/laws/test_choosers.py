@@ -17,7 +17,7 @@ from pleat.errors import UseError
 from pleat.modelmap import Activation, Group
 from support.models import channels, fixed, mlp, model_map, models, params_of, six_blocks
 
-laws = settings(max_examples=60, deadline=None)
+laws = settings(max_examples=40, deadline=None)
 rates = st.floats(0.001, 1.0)
 
 

@@ -17,7 +17,7 @@ from pleat.modelmap import Group
 from pleat.params import Sparse, dense
 from support.models import channels, fixed, mlp, model_map, models, params_of, selections, six_blocks, update_of
 
-laws = settings(max_examples=60, deadline=None)
+laws = settings(max_examples=40, deadline=None)
 
 
 @st.composite

@@ -49,8 +49,10 @@ def crashes(script: str, *arguments: str) -> Iterator[int]:
     Yields the number of operations that were done, after each run, the complete one last.
     """
     code = _DIE.format(operations=OPERATIONS) + script
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for done in range(100):
-        ended = subprocess.run([sys.executable, "-c", code, str(done), *arguments], capture_output=True, text=True)
+        words = [sys.executable, "-c", code, str(done), *arguments]
+        ended = subprocess.run(words, capture_output=True, text=True, env=environment)
         if ended.returncode not in (0, 77):
             raise AssertionError(ended.stderr)
         yield done

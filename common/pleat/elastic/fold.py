@@ -23,7 +23,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pleat.elastic.place import CHUNK, Cuts, Doubles, Index, Plane, add_number, add_scaled, flat_index, gather, plane
+from pleat.elastic.place import (
+    CHUNK,
+    Cuts,
+    Doubles,
+    Index,
+    Plane,
+    add_number,
+    add_scaled,
+    flat_index,
+    gather,
+    masked,
+    plane,
+)
 from pleat.elastic.selection import Selection, check_part, cuts, held
 from pleat.errors import LocalError, UseError
 from pleat.modelmap import ModelMap, TensorSpec
@@ -157,7 +169,7 @@ class Fold:
             total.reshape(-1)[index] += values.astype(np.float64) * weight
             return
         if mask is not None:
-            part = np.where(gather(mask, part_cuts), part, np.float32(0))
+            part = masked(part, gather(mask, part_cuts))
         rows = cover.rows.get(spec.name)
         if rows is not None:
             part = part[_positions(rows, part_cuts, spec.shape[0])]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pleat.elastic.place import Cut, Cuts, Index, Where, flat_index, gather, place, plane, scatter
+from pleat.elastic.place import Cut, Cuts, Index, Where, flat_index, gather, masked, place, plane, scatter
 from pleat.errors import UseError
 from pleat.modelmap import Axis, ModelMap, TensorSpec
 from pleat.params import Array, Params, Sparse, Update
@@ -221,7 +221,7 @@ def extract(model: ModelMap, selection: Selection, params: Mapping[str, Array]) 
         part = gather(whole, axis_cuts)
         mask = selection.masks.get(spec.name)
         if mask is not None:
-            part = np.where(gather(mask, axis_cuts), part, np.float32(0))
+            part = masked(part, gather(mask, axis_cuts))
         out[spec.name] = np.asarray(part, order="C")
     return out
 
@@ -243,7 +243,7 @@ def embed(model: ModelMap, selection: Selection, update: Update) -> Update:
             out[spec.name] = _embed_sparse(spec, axis_cuts, part, mask)
         else:
             whole = part if all(c is None for c in axis_cuts) else scatter(part, spec.shape, axis_cuts)
-            out[spec.name] = whole if mask is None else np.where(mask, whole, np.float32(0))
+            out[spec.name] = whole if mask is None else masked(whole, mask)
     return out
 
 
