@@ -130,7 +130,7 @@ class Link:
                 if over.happens is Happens.STOPPED:
                     return
                 self._failures = 1 if self._clock() - began > STEADY_S else self._failures + 1
-                await self._pause(over.text)
+                await self._pause(over)
         finally:
             self._running.set_result(None)
 
@@ -141,10 +141,12 @@ class Link:
         if over.happens is Happens.BARRED:
             raise Fatal(f"{self.address} refuses this device: {over.text}", exit_code=2)
 
-    async def _pause(self, reason: str) -> None:
+    async def _pause(self, over: Over) -> None:
+        """Back off. A failure is worth a warning once, then it is no news; a goodbye is none at all."""
         wait = delay_s(self._failures, self._rng)
-        level = logging.WARNING if self._failures == 1 else logging.DEBUG
-        log.log(level, "link=away server=%s reason=%r again_s=%.1f", self.address, reason, wait)
+        first = logging.INFO if over.happens is Happens.BYE else logging.WARNING
+        level = first if self._failures == 1 else logging.DEBUG
+        log.log(level, "link=away server=%s reason=%r again_s=%.1f", self.address, over.text, wait)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), wait)
 

@@ -41,6 +41,7 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 ]
+GRACE_S = 2.0  # for sessions to end when the server closes
 REFUSED = ""  # name under which the bytes of devices that were turned away are counted
 
 
@@ -165,7 +166,10 @@ class GrpcCarrier:
         await self._closing.wait()
         for talk in self._talks.copy():
             talk.end("the server is closing", Bye("the server is closing"))
-        await server.stop(2.0)
+        await server.stop(GRACE_S)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:  # gRPC's own, still at the last words; cancelled, they would say so on stderr
+            await asyncio.wait(others, timeout=GRACE_S)
 
     async def _session(self, _: Any, context: Any) -> None:
         talk = Conversation(self, context, _address(context.peer()), self._run)
