@@ -14,12 +14,11 @@ from pleat.codec.feedback import feedback
 from pleat.codec.transform import Context
 from pleat.elastic.selection import Selection, embed, extract
 from pleat.errors import Refused, RemoteError
-from pleat.exchange.order import Order, Payload, Return
+from pleat.exchange.order import NEEDS_FULL, Order, Payload, Return
 from pleat.modelmap import ModelMap
 from pleat.params import Params, Update, dense, subtract
 from pleat_client.state import DeviceState, returned
 
-NEEDS_FULL = "needs full"  # begins the reason of a refusal that a complete model would cure
 LOSSLESS = ("raw",)  # codings that leave no error to feed back
 
 

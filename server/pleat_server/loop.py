@@ -8,6 +8,7 @@ journal line, so that resuming repeats nothing that counted and forgets nothing 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,8 @@ from typing import Any
 import msgspec
 
 from pleat.errors import Fatal
-from pleat.exchange.order import Order
+from pleat.exchange.order import NEEDS_FULL, Order, OrderId
+from pleat.exchange.wire import report_from_bytes
 from pleat_server import round as rounds
 from pleat_server.carrier import Carrier, Event, Joined, Left, Pulse, Rejected, Reported
 from pleat_server.desk import OrderBook
@@ -36,6 +38,7 @@ FAILED_IN_A_ROW = 3  # rounds without one accepted report after which the run en
 DEADLINE_LEAST_S = 30.0  # however fast the plan thinks a round is, a device gets this long
 DEADLINE_FACTOR = 4.0  # times the predicted seconds of the slowest device
 NOTICE_EVERY_S = 30.0
+SMALL_REPORT = 4096  # bytes; a refusal is smaller, and a larger report need not be read to know it is none
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Loop:
     watch: Watch = lambda event: None
     clock: Callable[[], float] = time.monotonic
     step: Callable[[str], None] = lambda name: None
+    deadlines: bool = True  # False where devices run one after another, and a deadline would measure this machine
     _said: dict[str, float] = field(default_factory=dict)
     _idle: dict[str, str] = field(default_factory=dict)
 
@@ -89,7 +93,7 @@ class Loop:
         asked = rounds.orders(self.setup, published, decisions)
         self.watch({"event": "round_started", "round": decisions.round, "devices": dict(decisions.rows)})
         sent = self.clock()
-        rejected = self._collect(asked, self._deadline(decisions))
+        rejected = self._collect(decisions, asked)
         wall_s = self.clock() - sent
         self.step("fold")
         ids, read = self.keep.spool.ids(self.state.run, decisions.round), self.keep.spool.read
@@ -178,14 +182,17 @@ class Loop:
         return self.fleet.measuring(here, self.clock())
 
     def _deadline(self, decisions: Decisions) -> float:
+        if not self.deadlines:
+            return math.inf
         fixed = self.setup.recipe.server.deadline_s
         slowest = max(decisions.predicted_s.values(), default=0.0)
         return fixed or max(DEADLINE_LEAST_S, DEADLINE_FACTOR * slowest)
 
-    def _collect(self, asked: list[Order], deadline_s: float) -> list[dict[str, str]]:
+    def _collect(self, decisions: Decisions, asked: list[Order]) -> list[dict[str, str]]:
         """Send, and wait for quorum or deadline. After this returns nothing more becomes durable for this round."""
         waiting = {o.id: o for o in asked if not self.keep.spool.has(o.id)}
         enough = len(asked) - max(1, round(self.setup.recipe.server.quorum * len(asked)))
+        deadline_s = self._deadline(decisions)
         until, rejected = self.clock() + deadline_s, list[dict[str, str]]()
         self.book.open(asked)
         for order in waiting.values():
@@ -200,6 +207,8 @@ class Loop:
                 if isinstance(event, Joined):
                     for order in [o for o in waiting.values() if o.device == event.device]:
                         self.carrier.send(order)
+                elif isinstance(event, Reported) and self._wants_full(event, waiting):
+                    waiting[event.order_id] = self._send_full(decisions, event)
                 elif isinstance(event, Reported | Rejected) and event.order_id is not None:
                     waiting.pop(event.order_id, None)
                 if isinstance(event, Rejected):
@@ -208,6 +217,26 @@ class Loop:
         for order_id in waiting:
             self.carrier.cancel(order_id)
         return rejected
+
+    def _wants_full(self, event: Reported, waiting: Mapping[OrderId, Order]) -> bool:
+        """Whether a device lacks the version its order was coded against: after a damaged checkpoint or a lost store."""
+        asked = waiting.get(event.order_id)
+        if asked is None or asked.payloads[0].base < 0 or event.nbytes > SMALL_REPORT:
+            return False
+        return report_from_bytes(self.keep.spool.read(event.order_id)).reason.startswith(NEEDS_FULL)
+
+    def _send_full(self, decisions: Decisions, event: Reported) -> Order:
+        """The same order once more, its model coded against nothing; the refusal is forgotten."""
+        holdings = {d: h for d, h in self.state.holdings.items() if d != event.device}
+        again = rounds.orders(self.setup, replace(self.state, holdings=holdings), decisions)
+        order = next(o for o in again if o.id == event.order_id)
+        self._notice(
+            f"{event.device} does not hold the version it was sent a difference to; sending the whole submodel"
+        )
+        self.keep.spool.discard(order.id)
+        self.book.open([order])
+        self.carrier.send(order)
+        return order
 
     def _any_here(self, orders: Iterable[Order]) -> bool:
         here = self.carrier.devices()

@@ -84,3 +84,28 @@ def test_a_report_folded_twice_would_change_the_bits(undisturbed: Params, tmp_pa
     app.simulate(config(tmp_path), devices, test)  # type: ignore[arg-type]
     model = load_file(tmp_path / "run" / "model.safetensors")
     assert any(not np.array_equal(model[n], undisturbed[n]) for n in undisturbed)
+
+
+def test_a_device_that_lost_its_store_is_sent_the_whole_submodel_in_the_same_round(tmp_path: Path) -> None:
+    devices, test = fleet()
+    with pytest.raises(Stopped):
+        app.simulate(config(tmp_path), devices, test, step=StopAt("journal", 1))  # type: ignore[arg-type]
+    devices[0].state = type(devices[0].state)()
+    heard: list[str] = []
+    app.simulate(config(tmp_path), devices, test, watch=lambda e: heard.append(e.get("text", "")))  # type: ignore[arg-type]
+    lines = Journal.read(tmp_path / "run" / "journal.jsonl")
+    assert all(d["outcome"] == "done" for line in lines for d in line["devices"])
+    assert sum("sending the whole submodel" in text for text in heard) == 1
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path: Path) -> None:
+    devices, test = fleet()
+    app.simulate(config(tmp_path), devices, test)  # type: ignore[arg-type]
+    newest = max((tmp_path / "run" / "checkpoint").glob("*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-9])
+    heard: list[str] = []
+    app.simulate(config(tmp_path), devices, test, watch=lambda e: heard.append(e.get("text", "")))  # type: ignore[arg-type]
+    assert any("checkpoint of round 3 passed over" in text for text in heard)
+    lines = Journal.read(tmp_path / "run" / "journal.jsonl")
+    assert [line["round"] for line in lines] == [1, 2, 3]
+    assert all(d["outcome"] == "done" for line in lines for d in line["devices"])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the idle daemon knows order ids and has no use for numpy, 1
     from pleat.elastic.selection import Selection
 
 Scalar = int | float | str | bool
+NEEDS_FULL = "needs full"  # begins the reason of a refusal that a complete model would cure
 
 
 @dataclass(frozen=True, order=True)
