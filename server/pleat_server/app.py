@@ -29,7 +29,7 @@ from pleat.shard import Shard
 from pleat_server.carrier import Carrier
 from pleat_server.config import RunConfig
 from pleat_server.desk import OrderBook
-from pleat_server.evaluate import Evaluator, use_threads
+from pleat_server.evaluate import Evaluator
 from pleat_server.fleet import Fleet
 from pleat_server.keep import checkpoint
 from pleat_server.keep.history import History
@@ -171,7 +171,6 @@ def simulate(
     config.folder.mkdir(parents=True, exist_ok=True)
     spool = Spool(config.folder / "spool")
     book = OrderBook(config.folder.name, spool.has)
-    use_threads(1)  # simulated devices are small, and more threads than cores make each of them slower
     start = _prepare(config, recipe, test, spool, book, watch)
     loop = start(InProcess(devices, spool, book, step))
     loop.step, loop.deadlines = step, False

@@ -219,7 +219,7 @@ class Loop:
         return rejected
 
     def _wants_full(self, event: Reported, waiting: Mapping[OrderId, Order]) -> bool:
-        """Whether a device lacks the version its order was coded against: after a damaged checkpoint or a lost store."""
+        """Whether a device lacks the version its order is coded against: after a damaged checkpoint or a lost store."""
         asked = waiting.get(event.order_id)
         if asked is None or asked.payloads[0].base < 0 or event.nbytes > SMALL_REPORT:
             return False
