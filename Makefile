@@ -10,11 +10,17 @@ PIP_ARGS ?=
 ARGS ?=
 BENCH ?= all
 
-.PHONY: help demo test lint bench clean
+PYTHON310 ?= python3.10
+VENV310 := $(VENV)-3.10
+# what a device needs but torch, and what its tests need
+DEVICE := numpy zstandard msgspec tomli grpcio protobuf psutil typer pytest pytest-timeout hypothesis scipy
+
+.PHONY: help demo test test-device lint bench clean
 
 help:
 	@echo 'make demo            one server and four device daemons on this machine: 30 rounds on handwritten digits'
 	@echo 'make test            ruff, mypy and pytest'
+	@echo 'make test-device     the tests of common and client that need no torch, on Python 3.10 (PYTHON310=...)'
 	@echo 'make lint            ruff and mypy alone'
 	@echo 'make bench           every benchmark, one JSON file each in build/bench (BENCH=codec for one of them)'
 	@echo 'make clean           remove what the above made, but for $(VENV) and runs/'
@@ -26,6 +32,9 @@ demo: $(VENV)/.demo
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
+
+test-device: $(VENV310)/.device
+	$(VENV310)/bin/python -m pytest --device-side $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -50,3 +59,9 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[server,client,demo,dev]'
 	touch $@ $(VENV)/.demo
+
+$(VENV310)/.device: pyproject.toml constraints.txt
+	$(PYTHON310) -m venv $(VENV310)
+	$(VENV310)/bin/python -m pip install $(PIP_ARGS) -c constraints.txt $(DEVICE)
+	$(VENV310)/bin/python -m pip install $(PIP_ARGS) --no-deps -e .
+	touch $@
