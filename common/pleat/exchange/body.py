@@ -19,10 +19,12 @@ from pleat.exchange import limits
 from pleat.exchange.pb import fleet_pb2 as pb
 from pleat.exchange.report import Outcome, Seconds
 
+Part = bytes | memoryview
+
 _LENGTH = struct.Struct("<I")
 
 
-def join(head: bytes, frames: Sequence[bytes]) -> list[bytes]:
+def join(head: bytes, frames: Sequence[Part]) -> list[Part]:
     """The body's bytes, in parts: frames may be large and shared, so they are not copied."""
     return [_LENGTH.pack(len(head)) + head, *frames]
 
@@ -40,18 +42,18 @@ def split(data: bytes | memoryview, what: str) -> tuple[memoryview, memoryview]:
     return view[_LENGTH.size : _LENGTH.size + size], view[_LENGTH.size + size :]
 
 
-def cut_frames(frames: memoryview, sizes: Sequence[int], what: str) -> list[bytes]:
-    """The frames, by their declared sizes. Raises RemoteError unless they fill the body exactly."""
+def cut_frames(frames: memoryview, sizes: Sequence[int], what: str) -> list[memoryview]:
+    """The frames, by their declared sizes, not copied. Raises RemoteError unless they fill the body exactly."""
     if sum(sizes) != len(frames):
         raise RemoteError(f"{what}: its payloads declare {sum(sizes)} bytes, {len(frames)} follow the head")
     out, at = [], 0
     for size in sizes:
-        out.append(bytes(frames[at : at + size]))
+        out.append(frames[at : at + size])
         at += size
     return out
 
 
-def slices(parts: Sequence[bytes]) -> Iterator[memoryview]:
+def slices(parts: Sequence[Part]) -> Iterator[memoryview]:
     """The bytes of `parts`, in runs of at most CHUNK, not copied."""
     for part in parts:
         view = memoryview(part)

@@ -79,7 +79,7 @@ class Payload:
 
     name: str
     coding: str
-    frame: bytes
+    frame: bytes | memoryview  # a view of the body it came in: megabytes are not copied to be looked at
     version: int = 0
     base: int = -1
     selection: Selection | None = None

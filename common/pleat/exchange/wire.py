@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from pleat.errors import LocalError, RemoteError
 from pleat.exchange import limits
-from pleat.exchange.body import SECONDS_FIELDS, checked_id, cut_frames, join, refusal_report, seconds_to_wire, split
+from pleat.exchange.body import SECONDS_FIELDS, Part, checked_id, cut_frames, join, refusal_report, seconds_to_wire, split
 from pleat.exchange.limits import COUNT, ENTRIES, LABEL, NAME, PLACES, SECONDS, at_most, few, label, number, numbers
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Scalar, Work
 from pleat.exchange.parts import Listed, Names, selection_from_wire, selection_to_wire
@@ -45,7 +45,7 @@ def order_to_bytes(order: Order) -> bytes:
     return b"".join(order_to_parts(order))
 
 
-def order_to_parts(order: Order) -> list[bytes]:
+def order_to_parts(order: Order) -> list[Part]:
     """The same bytes in parts, its frames shared and not copied."""
     head = pb.Order(device=order.device, kind=order.kind.name, deadline=order.deadline_s)
     names = Names()
@@ -233,7 +233,7 @@ def _work_from_wire(wire: Any) -> Work:
 # ---- payloads
 
 
-def _payloads_to_wire(payloads: tuple[Payload, ...], out: Any, names: Names) -> list[bytes]:
+def _payloads_to_wire(payloads: tuple[Payload, ...], out: Any, names: Names) -> list[Part]:
     for p in payloads:
         wire = out.add(name=p.name, coding=p.coding, size=len(p.frame), version=p.version, base=p.base + 1)
         if p.selection is not None:

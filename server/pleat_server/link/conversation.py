@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from pleat.errors import LocalError, RemoteError
-from pleat.exchange.body import slices
+from pleat.exchange.body import Part, slices
 from pleat.exchange.messages import (
     Beat,
     Begin,
@@ -78,7 +78,7 @@ class Conversation:
             self.outbox.say(message)
             self._wake.set()
 
-    def give(self, order: str, size: int, parts: Sequence[bytes]) -> None:
+    def give(self, order: str, size: int, parts: Sequence[Part]) -> None:
         """Send an order's body, unless the device said that it has it."""
         if order not in self.held and not self._over.is_set():
             self.outbox.body(order, size, lambda: slices(parts))

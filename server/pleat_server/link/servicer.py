@@ -24,6 +24,7 @@ from pleat import __version__
 from pleat.errors import UseError
 from pleat.exchange import address as addresses
 from pleat.exchange import limits
+from pleat.exchange.body import Part
 from pleat.exchange.messages import Ack, Beat, Bye, Hello, Notice, Refusal, Returned, Welcome
 from pleat.exchange.order import Order, OrderId
 from pleat.exchange.wire import order_id, order_to_parts
@@ -184,7 +185,7 @@ class GrpcCarrier:
                 del self._seats[talk.name]
                 self._tell(Left(talk.name, talk.left))
 
-    def _give(self, device: str, order: str, parts: list[bytes]) -> None:
+    def _give(self, device: str, order: str, parts: list[Part]) -> None:
         sits = self._seats.get(device)
         if sits is not None:
             sits[2].give(order, sum(map(len, parts)), parts)
