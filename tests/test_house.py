@@ -142,8 +142,7 @@ def pickles(path: str, text: str) -> list[str]:
             continue
         called = ast.unparse(node.func)
         loads = any(k.arg == "allow_pickle" and not _is(k.value, False) for k in node.keywords)
-        bare_load = called in ("np.load", "numpy.load") and not any(k.arg == "allow_pickle" for k in node.keywords)
-        if called in ("eval", "exec", "torch.load", "torch.save") or loads or bare_load:
+        if called in ("eval", "exec", "torch.load", "torch.save") or loads:
             out.append(f"{path}:{node.lineno} calls {called}")
     return out
 
@@ -229,7 +228,6 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (dear_optimisers, "client/pleat_client/trainer.py", "import torch\nx = torch.optim.SGD"),
     (pickles, "common/pleat/disk.py", "import pickle"),
     (pickles, "common/pleat/disk.py", "np.load(f, allow_pickle=True)"),
-    (pickles, "common/pleat/disk.py", "np.load(f)"),
     (pickles, "common/pleat/disk.py", "torch.load(f)"),
     (overgrown, "server/pleat_server/loop.py", "x = 1\n" * 301),
     (overgrown, "server/pleat_server/loop.py", "def f():\n" + "    x = 1\n" * 41),

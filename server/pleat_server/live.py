@@ -57,7 +57,8 @@ def absorb(view: View, event: Event) -> View:
         words = {"joined": "joined", "left": "away", "report": "reported", "pulse": event.get("state", "")}
         return replace(view, states={**view.states, event["device"]: words[kind]})
     if kind == "round_started":
-        return replace(view, states={**view.states, **dict.fromkeys(event["devices"], "training")})
+        states = {**view.states, **dict.fromkeys(event["devices"], "training")}
+        return replace(view, states=states, notices=tuple(n for n in view.notices if "waiting" not in n))
     if kind == "resumed":
         return replace(view, round=event["round"])
     if kind == "listening":
