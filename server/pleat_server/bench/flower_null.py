@@ -56,6 +56,7 @@ def main(grid: Grid, context: Context) -> None:
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    arrays = message.content["arrays"].to_numpy_ndarrays()
-    content = RecordDict({"arrays": ArrayRecord([a + 1 for a in arrays]), "metrics": MetricRecord({"num-examples": 1})})
+    arrays = cast(ArrayRecord, message.content["arrays"])
+    trained = ArrayRecord([a + 1 for a in arrays.to_numpy_ndarrays()])
+    content = RecordDict({"arrays": trained, "metrics": MetricRecord({"num-examples": 1})})
     return Message(content=content, reply_to=message)

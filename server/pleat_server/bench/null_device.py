@@ -21,7 +21,7 @@ from pleat.nets.trace import model_map
 from pleat.params import Params
 from pleat_client.link import Link
 from pleat_client.payloads import give, receive
-from pleat_client.state import DeviceState, limited, recall, to_bytes
+from pleat_client.state import DeviceState, limited, to_bytes
 from pleat_client.store import Store
 from pleat_client.worker import RESIDUAL_CAP
 
@@ -36,6 +36,7 @@ class NullDevice:
         self.link: Link | None = None
         self._rng = np.random.Generator(np.random.PCG64(sum(name.encode())))
         self._noise: Params = {}
+        self._state = DeviceState()
 
     def held(self) -> Sequence[str]:
         return ()
@@ -60,9 +61,9 @@ class NullDevice:
 
     def on_order(self, data: bytes, down_s: float) -> None:
         order = order_from_bytes(data)
-        before, _ = recall(self.store.past(order.id.run))
-        report, after = self._done(order, before)
-        state = None if after is before else to_bytes(limited(after, RESIDUAL_CAP))
+        before = self._state
+        report, self._state = self._done(order, before)
+        state = None if self._state is before else to_bytes(limited(self._state, RESIDUAL_CAP))
         path = self.store.stage(order.id, report_to_bytes(report), state)
         if self.link is not None:
             self.link.report(str(order.id), path)
