@@ -21,6 +21,7 @@ from pleat_client.probe import memory
 from pleat_client.probe.files import ROOT
 
 PATIENCE_S = 1.0  # an order that was cancelled has so long to stop by itself
+LEAVING_S = 10.0  # a child that could not start has so long to end with its own exit status
 WATCH_S = 0.25  # how often the memory budget is looked at while the child works
 _HEAD = 4  # bytes of a frame's length
 _SLICE = 1 << 16
@@ -84,7 +85,7 @@ class Trainer:
             self._running = _Running(process, answer)
             self._leave_later()
             return answer
-        code = await _reap(process)
+        code = await _reap(process, LEAVING_S)
         if isinstance(answer, pipe.Failed):
             raise UseError(answer.reason) if code == UseError.exit_code else LocalError(answer.reason)
         raise LocalError(f"the trainer could not start: {_end(code)}; see its lines above")
@@ -259,10 +260,10 @@ def _slices(frame: bytes) -> deque[bytes]:
     return deque(frame[at : at + _SLICE] for at in range(0, len(frame), _SLICE))
 
 
-async def _reap(process: asyncio.subprocess.Process) -> int | None:
+async def _reap(process: asyncio.subprocess.Process, patience_s: float = PATIENCE_S) -> int | None:
     """The exit status of a child that has closed its pipe; None: it lingered and was killed."""
     try:
-        return await asyncio.wait_for(process.wait(), PATIENCE_S)
+        return await asyncio.wait_for(process.wait(), patience_s)
     except asyncio.TimeoutError:
         _kill(process)
         await process.wait()
