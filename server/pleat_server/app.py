@@ -31,6 +31,7 @@ from pleat_server.config import RunConfig
 from pleat_server.desk import OrderBook
 from pleat_server.evaluate import Evaluator
 from pleat_server.fleet import Fleet
+from pleat_server.heap import map_large_blocks
 from pleat_server.keep import checkpoint
 from pleat_server.keep.history import History
 from pleat_server.keep.journal import Journal
@@ -82,6 +83,7 @@ def resume(folder: Path, watch: Watch = lambda event: None, rounds: int = 0) -> 
 
 
 def _serve(config: RunConfig, recipe: Recipe, test: Shard | None, watch: Watch) -> dict[str, Any]:
+    map_large_blocks()
     run = config.folder.name
     spool = Spool(config.folder / "spool")
     book = OrderBook(run, spool.has)
@@ -144,6 +146,9 @@ def restore(setup: Setup, config: RunConfig, keep: Keep, watch: Watch) -> State:
     lines = Journal.read(keep.journal.path)
     if facts.get("line") and (not lines or lines[-1]["round"] < number):
         keep.journal.append(facts["line"])
+    for closed in keep.spool.rounds(run):
+        if 0 < closed <= number:
+            keep.spool.drop(run, closed)
     watch({"event": "resumed", "round": number})
     return state
 

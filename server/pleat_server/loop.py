@@ -97,7 +97,7 @@ class Loop:
         wall_s = self.clock() - sent
         self.step("fold")
         ids, read = self.keep.spool.ids(self.state.run, decisions.round), self.keep.spool.read
-        folded = rounds.fold(self.setup, asked, read, ids)
+        folded = rounds.fold(self.setup, published, asked, read, ids)
         values = self.fleet.values(self.setup, folded, read)
         closed = rounds.advance(self.setup, replace(published, table=self.state.table), folded)
         scores = scores_of(self.setup, closed, folded, self.evaluate)

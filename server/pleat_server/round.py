@@ -10,7 +10,7 @@ only place where the state changes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -157,25 +157,42 @@ def held_base(model: ModelMap, state: State, holding: Holding, selection: Select
 
 @dataclass(frozen=True)
 class Folded:
-    """What came of a round's reports: the fold, the reports that count, and those that carried no update."""
+    """What came of a round's reports: the step of the global model (None where none was accepted), the reports that
+    count, and those that carried no update; the reports without their payloads."""
 
-    fold: Fold
+    step: Params | None
     accepted: tuple[tuple[Order, Report], ...]
     empty: tuple[tuple[Order, Report], ...]
 
 
-def fold(setup: Setup, asked: Iterable[Order], read: Callable[[OrderId], bytes], ids: Iterable[OrderId]) -> Folded:
+Read = Callable[[OrderId], bytes]
+
+
+def fold(setup: Setup, state: State, asked: Iterable[Order], read: Read, ids: Iterable[OrderId]) -> Folded:
     """Fold the reports `ids` in id order. They have passed the desk, so nothing is rejected here."""
     by_id = {o.id: o for o in asked}
     total, accepted, empty = Fold(setup.model), list[tuple[Order, Report]](), list[tuple[Order, Report]]()
     for order_id in sorted(ids):
-        order, report = by_id[order_id], report_from_bytes(read(order_id))
-        if report.outcome is Outcome.DONE:
-            update = decode_payload(setup.model, order, report.payloads[0])
-            total.add(update, order.selection, weight_of(setup.recipe, report), counted_rows(setup, report))
-        light = replace(report, payloads=())
-        (accepted if report.outcome is Outcome.DONE else empty).append((order, light))
-    return Folded(total, tuple(accepted), tuple(empty))
+        order = by_id[order_id]
+        report = _fold_one(setup, total, order, read)
+        (accepted if report.outcome is Outcome.DONE else empty).append((order, report))
+    return Folded(_step(setup, state, total) if accepted else None, tuple(accepted), tuple(empty))
+
+
+def _fold_one(setup: Setup, total: Fold, order: Order, read: Read) -> Report:
+    """One report into the fold; a function of its own so that no two reports are in memory at once."""
+    report = report_from_bytes(read(order.id))
+    if report.outcome is Outcome.DONE:
+        update = decode_payload(setup.model, order, report.payloads[0])
+        total.add(update, order.selection, weight_of(setup.recipe, report), counted_rows(setup, report))
+    return replace(report, payloads=())
+
+
+def _step(setup: Setup, state: State, total: Fold) -> Params:
+    """The recipe's fill: sum of p_k delta_k / W^exponent, or the step to the average of zero-filled weights."""
+    if setup.recipe.fold.fill == "zero":
+        return total.zero_fill(state.params)
+    return total.finish(setup.recipe.fold.exponent)
 
 
 def weight_of(recipe: Recipe, report: Report) -> float:
@@ -194,14 +211,15 @@ def _is_logits(model: ModelMap, axis: Axis) -> bool:
     return len(axis) == 1 and axis[0].group == "logits"
 
 
-def updates(
-    setup: Setup, folded: Folded, read: Callable[[OrderId], bytes]
-) -> Iterable[tuple[str, Update, Selection, float]]:
+def updates(setup: Setup, folded: Folded, read: Read) -> Iterator[tuple[str, Update, Selection, float]]:
     """The accepted updates once more, one at a time, in their submodels' coordinates: for data value."""
-    for order, light in folded.accepted:
-        report = report_from_bytes(read(order.id))
-        update = decode_payload(setup.model, order, report.payloads[0])
-        yield order.device, update, order.selection, weight_of(setup.recipe, light)
+    return (_again(setup, order, light, read) for order, light in folded.accepted)
+
+
+def _again(setup: Setup, order: Order, light: Report, read: Read) -> tuple[str, Update, Selection, float]:
+    report = report_from_bytes(read(order.id))
+    update = decode_payload(setup.model, order, report.payloads[0])
+    return order.device, update, order.selection, weight_of(setup.recipe, light)
 
 
 def advance(setup: Setup, state: State, folded: Folded) -> State:
@@ -211,21 +229,15 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
     Where nothing was accepted the model keeps every value and the round counts as failed.
     """
     number = state.round + 1
-    if not folded.accepted:
+    if folded.step is None:
         return replace(state, round=number, failed_rounds=state.failed_rounds + 1)
-    recipe = setup.recipe
-    if recipe.fold.fill == "zero":
-        step = folded.fold.zero_fill(state.params)
-    else:
-        step = folded.fold.finish(recipe.fold.exponent)
-    velocity = None
-    if recipe.server.momentum:
-        old = state.velocity or {name: np.zeros_like(a) for name, a in state.params.items()}
-        velocity = {n: (recipe.server.momentum * old[n].astype(np.float64) + step[n]).astype(np.float32) for n in step}
-    moved = velocity if velocity is not None else step
+    server, velocity, moved = setup.recipe.server, None, folded.step
+    if server.momentum:
+        old = state.velocity or {}
+        velocity = {n: s + np.float32(server.momentum) * old[n] if n in old else s for n, s in moved.items()}
+        moved = velocity
     params = {
-        n: (a.astype(np.float64) + recipe.server.rate * moved[n].astype(np.float64)).astype(np.float32)
-        for n, a in state.params.items()
+        n: a + (moved[n] if server.rate == 1 else np.float32(server.rate) * moved[n]) for n, a in state.params.items()
     }
     holdings = dict(state.holdings)
     for order, report in (*folded.accepted, *folded.empty):
@@ -238,7 +250,7 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
         round=number,
         params=params,
         velocity=velocity,
-        average=_averaged(state.average, params, recipe.server.average),
+        average=_averaged(state.average, params, server.average),
         holdings=holdings,
         failed_rounds=0,
         done={**state.done, number: tuple(o.id.rank for o, _ in (*folded.accepted, *folded.empty))},
@@ -250,4 +262,5 @@ def _averaged(average: Params | None, params: Params, decay: float) -> Params | 
         return None
     if average is None:
         return params
-    return {n: (decay * average[n].astype(np.float64) + (1 - decay) * a).astype(np.float32) for n, a in params.items()}
+    keep, take = np.float32(decay), np.float32(1 - decay)
+    return {n: keep * average[n] + take * a for n, a in params.items()}

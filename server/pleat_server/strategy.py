@@ -132,7 +132,7 @@ class ElasticStrategy(Strategy):
             raise LocalError("aggregate_train was called before configure_train of the same round")
         known = {str(o.id): o.id for o in self._asked}
         handles = [str(m.content[RECORD]["report"]) for m in replies if not m.has_error()]
-        folded = rounds.fold(self.setup, self._asked, self._read, [known[h] for h in handles])
+        folded = rounds.fold(self.setup, self.state, self._asked, self._read, [known[h] for h in handles])
         values = self._fleet.values(self.setup, folded, self._read)
         closed = rounds.advance(self.setup, self.state, folded)
         self.state = self._fleet.learn(self.setup, closed, self._decided, folded, values, None)

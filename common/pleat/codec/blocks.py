@@ -44,7 +44,7 @@ def f32() -> ValueCoder:
     def decode(fields: Fields, sections: Sections, count: int) -> Array:
         if sections[0].coder != RAW:
             raise RemoteError("float32 values are compressed; they travel as they are")
-        values = open_section(sections[0], 4 * count, "float32 values").view("<f4").astype(np.float32)
+        values = open_section(sections[0], 4 * count, "float32 values").view("<f4").astype(np.float32, copy=False)
         if count and not (np.isfinite(values.min()) and np.isfinite(values.max())):
             raise RemoteError("float32 values hold NaN or infinity")
         return values

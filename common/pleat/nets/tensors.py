@@ -35,7 +35,8 @@ def load(module: nn.Module, params: Mapping[str, Array]) -> None:
             raise UseError(f"tensor {name!r}: expected shape {tuple(tensor.shape)}, got {params[name].shape}")
     with torch.no_grad():
         for name, tensor in tensors.items():
-            tensor.copy_(torch.from_numpy(np.ascontiguousarray(params[name], np.float32)))
+            # decoded arrays may be read-only views of what arrived, which torch would warn about
+            tensor.copy_(torch.from_numpy(np.require(params[name], np.float32, ("C", "W"))))
 
 
 def read(module: nn.Module) -> Params:

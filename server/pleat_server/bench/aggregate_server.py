@@ -27,7 +27,9 @@ from pleat.params import Params
 from pleat.recipes.recipe import Recipe
 from pleat_server import round as rounds
 from pleat_server.desk import check_report
+from pleat_server.heap import map_large_blocks
 from pleat_server.keep.spool import Spool
+from pleat_server.plan.value.cosine import data_values
 from pleat_server.state import State
 
 AT_ONCE = 4
@@ -105,13 +107,15 @@ def take(line: socket.socket, reports: int, spool: Spool, desk: threading.Lock) 
 
 
 def close_round(spool: Spool, state: State, reports: int) -> State:
-    """Fold what was spooled and move the model."""
+    """Fold what was spooled, value it, and move the model."""
     setup = rounds.Setup(MODEL, NET, Recipe(), ())
-    folded = rounds.fold(setup, [order(k) for k in range(reports)], spool.read, spool.ids(RUN, 1))
+    folded = rounds.fold(setup, state, [order(k) for k in range(reports)], spool.read, spool.ids(RUN, 1))
+    data_values(MODEL, lambda: rounds.updates(setup, folded, spool.read))
     return rounds.advance(setup, state, folded)
 
 
 def main(port: int, reports: int, folder: Path) -> None:
+    map_large_blocks()  # as `pleat serve` does
     state = State(RUN, 0, {t.name: np.ones(t.shape, np.float32) for t in MODEL.tensors})
     spool, desk = Spool(folder), threading.Lock()
     lines = [socket.create_connection(("127.0.0.1", port)) for _ in range(AT_ONCE)]

@@ -32,6 +32,7 @@ def data_values(model: ModelMap, contributions: Callable[[], Iterable[Contributi
     for device, update, selection, weight in contributions():
         norms[device] = _add(model, total, update, selection, weight)
         seen[selection.digest] = (selection, seen.get(selection.digest, (selection, 0.0))[1] + weight)
+        del update
     if len(norms) < 2:
         return {device: float(norm > 0) for device, norm in norms.items()}
     weights = {t.name: _weights(model, t.name, list(seen.values())) for t in model.tensors}
@@ -40,6 +41,7 @@ def data_values(model: ModelMap, contributions: Callable[[], Iterable[Contributi
     for device, update, selection, weight in contributions():
         cosine = _cosine(model, update, selection, weight, total, weights)
         out[device] = max(0.0, cosine) * min(1.0, norms[device] / median if median > 0 else 0.0)
+        del update  # before the next one is read
     return out
 
 
@@ -94,18 +96,21 @@ def _cosine(
         part = _inside(model, selection, spec, update[spec.name])
         own = part.dense() if isinstance(part, Sparse) else part
         places = cuts(model, selection, spec)
-        others = cut_array(total[spec.name], places) - np.float32(weight) * own
-        rest = weights[spec.name]
-        if isinstance(rest, float):
-            rest = rest - weight
+        everyone = weights[spec.name]
+        if isinstance(everyone, float):  # all hold all of it: three products, and nothing its size is made
+            rest = everyone - weight
             if rest <= 1e-6 * weight:
                 continue
-            others /= np.float32(rest)
-        else:
-            own, others = _common(own, others, cut_array(rest, places) - np.float32(weight), weight)
-            mask = selection.masks.get(spec.name)
-            if mask is not None:
-                others *= cut_array(mask, places)
+            both, mine, all_ = _dot(total[spec.name], own), _dot(own, own), _dot(total[spec.name], total[spec.name])
+            dot += (both - weight * mine) / rest
+            own_square += mine
+            other_square += max(0.0, all_ - 2 * weight * both + weight**2 * mine) / rest**2
+            continue
+        others = cut_array(total[spec.name], places) - np.float32(weight) * own
+        own, others = _common(own, others, cut_array(everyone, places) - np.float32(weight), weight)
+        mask = selection.masks.get(spec.name)
+        if mask is not None:
+            others *= cut_array(mask, places)
         dot += _dot(own, others)
         own_square += _dot(own, own)
         other_square += _dot(others, others)
