@@ -87,7 +87,7 @@ class Traffic:
 
 
 class Carrier(Protocol):
-    """Thread-safe. `send` to a device that is away queues nothing and returns False; the loop sends again on `Joined`."""
+    """Thread-safe. `send` to a device that is away queues nothing and returns False; who sent it sends on `Joined`."""
 
     def devices(self) -> dict[str, Joined]: ...
 
