@@ -17,7 +17,7 @@ from pleat.exchange.report import Budgets, Heartbeat, Profile
 from pleat.exchange.wire import order_to_bytes
 from pleat_server.carrier import Joined, Left, Pulse, Rejected, Reported, Verdict
 from pleat_server.link.servicer import Limits
-from support.fleet import RUN, Fleet, Heard, OpenDesk, RawDevice, in_time, order, report
+from support.fleet import RUN, Fleet, Heard, OpenDesk, RawDevice, in_time, order, report, steady_address
 
 LARGE = bytes(range(256)) * (12 << 10)  # 3 MiB
 
@@ -72,8 +72,8 @@ async def test_heartbeats_notices_and_cancels_pass(tmp_path: Path) -> None:
 
 @in_time
 async def test_a_device_may_start_before_the_server_and_stays_for_the_next_run(tmp_path: Path) -> None:
-    first = Fleet(tmp_path / "1")
-    address = first.address
+    address = steady_address()
+    first = Fleet(tmp_path / "1", listen=address)
     await first.close()
     heard = Heard()
     link_home = Fleet(tmp_path / "2")
@@ -93,8 +93,8 @@ async def test_a_device_may_start_before_the_server_and_stays_for_the_next_run(t
 
 @in_time
 async def test_reports_made_while_away_are_sent_at_the_next_join(tmp_path: Path) -> None:
-    first = Fleet(tmp_path)
-    address = first.address
+    address = steady_address()
+    first = Fleet(tmp_path, listen=address)
     heard = Heard()
     link_home = Fleet(tmp_path / "elsewhere")
     link = link_home.device("a", heard, address=address)

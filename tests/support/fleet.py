@@ -4,9 +4,11 @@ real carrier with real links on loopback, and a raw device that says what no hon
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import random
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -154,6 +156,15 @@ class RawDevice:
     async def vanish(self) -> None:
         self.call.cancel()
         await self._channel.close()
+
+
+def steady_address() -> str:
+    """A loopback address that nobody else is given while a test closes it and listens again: below the ports that the
+    kernel hands out by itself."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return f"127.0.0.1:{port}"
 
 
 def in_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
