@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from pleat.errors import LocalError, RemoteError
@@ -253,6 +257,13 @@ def test_what_a_broken_connection_left_half_done_is_forgotten_at_the_next_hello(
     owner.hear(Begin("r/1/0", 10, b"0123"), 0.0)
     owner.hello(Profile())
     assert owner.hear(Chunk(b"456789"), 0.0) == []
+
+
+def test_the_devices_end_of_the_link_loads_neither_numpy_nor_torch() -> None:
+    code = "import sys, pleat_client.link; print(sorted({'numpy', 'torch', 'flwr'} & set(sys.modules)))"
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=paths)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_line_learns_its_run_from_the_welcome() -> None:
