@@ -15,7 +15,7 @@ PROTOCOL = 1
 METHOD = "/pleat.v1.Fleet/Session"
 
 CHUNK = 1 << 20  # bytes of a body in one message
-INLINE = 64 << 10  # a body up to this size travels inside its Begin
+INLINE = 8 << 10  # a body up to this size travels inside its Begin; the time a larger one takes can be measured
 MESSAGE = CHUNK + (64 << 10)  # bytes of one serialised message
 HEAD = 16 << 20  # bytes of a body's head
 BODY = 1 << 30  # bytes of a body, unless a receiver is set otherwise
