@@ -15,7 +15,16 @@ from google.protobuf.message import DecodeError
 
 from pleat.errors import LocalError, RemoteError
 from pleat.exchange import limits
-from pleat.exchange.body import SECONDS_FIELDS, Part, checked_id, cut_frames, join, refusal_report, seconds_to_wire, split
+from pleat.exchange.body import (
+    SECONDS_FIELDS,
+    Part,
+    checked_id,
+    cut_frames,
+    join,
+    refusal_report,
+    seconds_to_wire,
+    split,
+)
 from pleat.exchange.limits import COUNT, ENTRIES, LABEL, NAME, PLACES, SECONDS, at_most, few, label, number, numbers
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Scalar, Work
 from pleat.exchange.parts import Listed, Names, selection_from_wire, selection_to_wire
