@@ -1,9 +1,9 @@
 """Objectives: what a device minimises on one batch, as a stream of terms.
 
-An objective is a function `(logits_of, y, settings, rng)` that yields scalar losses. `logits_of(0)` are the logits of
+An objective is a function `(logits_of, y, settings, rng)` that yields (weight, loss). `logits_of(0)` are
 the device's own submodel, `logits_of(i)` those of its i-th nested (smaller) one, `logits_of.sizes` how many there are.
-The trainer differentiates each term as it comes, before the next is computed, and takes one step on their sum: one
-graph lives at a time, so several sizes cost the memory of the largest. The first term is what a report calls the loss.
+The trainer differentiates each as it comes, before the next is computed, and takes one step on their weighted sum: one
+graph lives at a time, so several sizes cost the memory of the largest. The first loss is the one a report tells.
 A new objective is one function and one row of the table.
 """
 
@@ -30,38 +30,44 @@ class Logits(Protocol):
 
 
 Settings = Mapping[str, float]
-Objective = Callable[[Logits, Tensor, Settings, np.random.Generator], Iterator[Tensor]]
+Term = tuple[float, Tensor]
+Objective = Callable[[Logits, Tensor, Settings, np.random.Generator], Iterator[Term]]
 
 
-def cross_entropy(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Tensor]:
+def cross_entropy(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Term]:
     """Cross-entropy of the own size."""
-    yield F.cross_entropy(logits_of(0), y)
+    yield 1.0, F.cross_entropy(logits_of(0), y)
 
 
-def joint(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Tensor]:
-    """Cross-entropy summed over the own size and every smaller one, all on the same weights."""
+def joint(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Term]:
+    """Cross-entropy summed over the own size and every smaller one, all on the same weights.
+
+    `total`: what the sizes' weights add up to, shared equally, so that a device of few sizes moves the weights that
+    all share as far as one of many does; by default each size weighs 1.
+    """
+    weight = settings.get("total", float(logits_of.sizes)) / logits_of.sizes
     for size in range(logits_of.sizes):
-        yield F.cross_entropy(logits_of(size), y)
+        yield weight, F.cross_entropy(logits_of(size), y)
 
 
-def distilled(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Tensor]:
+def distilled(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Term]:
     """Cross-entropy of the own size, and for one random smaller size (1 - d) cross-entropy + d distillation.
 
     The smaller size learns from the own size's softmax, which is held fixed. `distil`: d, by default .5;
     `temperature`: T of both softmaxes, by default 1, with the usual factor T^2.
     """
     own = logits_of(0)
-    yield F.cross_entropy(own, y)
+    yield 1.0, F.cross_entropy(own, y)
     if logits_of.sizes == 1:
         return
     share, heat = settings.get("distil", 0.5), settings.get("temperature", 1.0)
     teacher = F.softmax(own.detach() / heat, dim=1)
     small = logits_of(int(rng.integers(1, logits_of.sizes)))
     taught = F.cross_entropy(small / heat, teacher) * heat * heat
-    yield (1 - share) * F.cross_entropy(small, y) + share * taught
+    yield 1.0, (1 - share) * F.cross_entropy(small, y) + share * taught
 
 
-def nested_draw(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Tensor]:
+def nested_draw(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Term]:
     """Ordered dropout (FjORD): the size is drawn anew for each batch, uniformly from those the device holds.
 
     With `distil` above 0, a draw below the own size trains the own size too and learns from its softmax, held fixed.
@@ -69,13 +75,13 @@ def nested_draw(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random
     size = int(rng.integers(0, logits_of.sizes))
     share = settings.get("distil", 0.0)
     if size == 0 or share == 0:
-        yield F.cross_entropy(logits_of(size), y)
+        yield 1.0, F.cross_entropy(logits_of(size), y)
         return
     own = logits_of(0)
-    yield F.cross_entropy(own, y)
+    yield 1.0, F.cross_entropy(own, y)
     small = logits_of(size)
     taught = F.cross_entropy(small, F.softmax(own.detach(), dim=1))
-    yield (1 - share) * F.cross_entropy(small, y) + share * taught
+    yield 1.0, (1 - share) * F.cross_entropy(small, y) + share * taught
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -92,10 +92,11 @@ def limited(state: DeviceState, cap_bytes: int) -> DeviceState:
 
 _ENTRY_BYTES = 8  # of a sparse entry on disk: a 32-bit place and a float
 
-# As bytes: MessagePack of (version, selection, held, residual, sent, absorbed); a tensor is (shape, places, values),
-# with places None where it is dense.
+# As bytes: MessagePack of (version, selection, held, residual, sent, absorbed). A tensor is (shape, form, places,
+# values): all values, or those that are not 0 with their places; as halves where every value is a bf16 number.
 
-_Tensor = tuple[tuple[int, ...], bytes | None, bytes]
+_FULL, _HALVES = "f", "h"
+_Tensor = tuple[tuple[int, ...], str, bytes | None, bytes]
 _Plain = tuple[
     int,
     tuple[dict[str, bytes], list[str], dict[str, tuple[tuple[int, ...], bytes]]],
@@ -134,20 +135,26 @@ def from_bytes(data: bytes) -> DeviceState:
 
 
 def _pack(tensor: NDArray[np.float32] | Sparse) -> _Tensor:
+    places: bytes | None = None
     if isinstance(tensor, Sparse):
-        index, values = tensor.index, tensor.values
+        places, values = tensor.index.astype("<u4").tobytes(), tensor.values
     else:
-        flat = tensor.reshape(-1)
-        if np.count_nonzero(flat) * 2 >= flat.size:
-            return tensor.shape, None, flat.astype("<f4", copy=False).tobytes()
-        index = np.flatnonzero(flat)
-        values = flat[index]
-    return tensor.shape, index.astype("<u4").tobytes(), values.astype("<f4", copy=False).tobytes()
+        values = tensor.reshape(-1)
+        if np.count_nonzero(values) * 2 < values.size:
+            index = np.flatnonzero(values)
+            places, values = index.astype("<u4").tobytes(), values[index]
+    pattern = np.ascontiguousarray(values, "<f4").view("<u4")
+    if (pattern & 0xFFFF).any():
+        return tensor.shape, _FULL, places, pattern.tobytes()
+    return tensor.shape, _HALVES, places, (pattern >> 16).astype("<u2").tobytes()
 
 
 def _unpack(packed: _Tensor) -> NDArray[np.float32] | Sparse:
-    shape, places, raw = packed
-    values = np.frombuffer(raw, "<f4").astype(np.float32)
+    shape, form, places, raw = packed
+    if form == _HALVES:
+        values = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = np.frombuffer(raw, "<f4").astype(np.float32)
     if places is None:
         return values.reshape(shape)
     return Sparse(shape, np.frombuffer(places, "<u4").astype(np.int64), values)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from pleat.elastic.selection import Selection
@@ -26,7 +27,7 @@ from pleat.params import Params
 from pleat.shard import Shard, check_fits
 from pleat_client.payloads import give, give_back, receive
 from pleat_client.state import DeviceState
-from pleat_client.trainer import Tick, no_tick, score, time_steps, train
+from pleat_client.trainer import Stepping, Tick, no_tick, score, time_steps, train
 
 __all__ = ["Cancelled", "DeviceState", "Peak", "Sensors", "Tick", "give_back", "run"]
 
@@ -48,13 +49,14 @@ def _unknown() -> None:
 @dataclass(frozen=True)
 class Sensors:
     """What the task reads of the machine. Unknown is None. `watch_peak` starts an interval; what it returns gives the
-    highest resident memory since then, and ends it."""
+    highest resident memory since then, and ends it. `stepping` is entered around the optimiser steps."""
 
     clock: Callable[[], float] = time.perf_counter
     watch_peak: Callable[[], Peak] = lambda: _unknown
     resident: Callable[[], int | None] = _unknown
     free: Callable[[], int | None] = _unknown
     readings: Callable[[], Mapping[str, float]] = dict
+    stepping: Stepping = nullcontext
 
 
 BLIND = Sensors()
@@ -132,8 +134,9 @@ def _train(job: _Job, report: Report) -> tuple[Report, DeviceState]:
     received, version, state = receive(order, model, job.state)
     scored = _scored(job, received)
     build_s = laps.lap()
+    selection, stepping = order.selection, job.sensors.stepping
     trained, metrics = train(
-        order.net, model, order.selection, received, order.nested, order.work, job.shard, order.seed, job.tick
+        order.net, model, selection, received, order.nested, order.work, job.shard, order.seed, job.tick, stepping
     )
     train_s = laps.lap()
     payloads, state = [], replace(state, sent={})
@@ -181,7 +184,8 @@ def _scored(job: _Job, params: Params) -> dict[str, float]:
     """How the received submodel does on the hold-out, before it is trained; empty without a hold-out."""
     if job.holdout is None or len(job.holdout) == 0:
         return {}
-    right, samples, loss = score(job.order.net, job.model, job.order.selection, params, job.holdout)
+    with job.sensors.stepping():
+        right, samples, loss = score(job.order.net, job.model, job.order.selection, params, job.holdout)
     return {"correct": float(right), "scored": float(samples), "scored_loss": loss / samples}
 
 

@@ -8,18 +8,36 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections.abc import Iterator
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 LARGE = 128 * 1024
+NEVER = 1 << 25  # glibc's largest bound
 
 
 def map_large_buffers() -> None:
-    """Keep the bound where it is: every buffer of `LARGE` or more goes back when freed.
+    """Keep the bound where it is: every buffer of `LARGE` or more goes back when freed."""
+    _bound(LARGE)
 
-    For the daemon. In the trainer it would cost a page fault for every page of every gradient, every step.
+
+@contextlib.contextmanager
+def stepping() -> Iterator[None]:
+    """Keep buffers for reuse while inside, and give back what is free at the end.
+
+    For optimiser steps: activations of the same sizes come and go thousands of times, and a page fault for every page
+    of each costs half as much again as the arithmetic (Caldas CNN, batch 32: 31 ms a step, else 52 ms).
     """
+    _bound(NEVER)
+    try:
+        yield
+    finally:
+        _bound(LARGE)
+        give_back()
+
+
+def _bound(size: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, size)
 
 
 def give_back() -> None:

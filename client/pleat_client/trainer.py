@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ from pleat.shard import Shard
 from pleat_client.objectives import objective
 
 Tick = Callable[[float, float | None], None]  # (share of steps done, loss); raises to stop the training
+Stepping = Callable[[], AbstractContextManager[None]]
 Metrics = dict[str, float]
 
 _SCORED_AT_ONCE = 64  # samples; without gradients this needs less memory than any training batch
@@ -83,23 +85,25 @@ class Flat:
 def flatten(module: nn.Module, masks: dict[str, Tensor], momentum: bool) -> Flat:
     """Move the module's parameters into one flat vector; the module computes with views of it from then on."""
     own = dict(module.named_parameters())
+    shapes = {name: p.shape for name, p in own.items()}
     weights = torch.cat([p.detach().reshape(-1) for p in own.values()])
-    gradient = torch.zeros_like(weights)
-    leaf, grads, at = {}, {}, 0
-    for name, old in own.items():
-        leaf[name] = _leaf(weights[at : at + old.numel()].view(old.shape))
-        grads[name] = gradient[at : at + old.numel()].view(old.shape)
-        leaf[name].grad = grads[name]
-        at += old.numel()
+    leaf = {name: window.detach().requires_grad_() for name, window in _windows(weights, shapes).items()}
     _bind(module, leaf)
+    own.clear()  # the old parameters go before gradient and momentum come
+    gradient = torch.zeros_like(weights)
+    grads = _windows(gradient, shapes)
+    for name, parameter in leaf.items():
+        parameter.grad = grads[name]
     inside = None
     if masks:
-        inside = torch.cat([masks.get(n, torch.ones(())).expand(p.shape).reshape(-1) for n, p in own.items()])
+        inside = torch.cat([masks.get(n, torch.ones(())).expand(shape).reshape(-1) for n, shape in shapes.items()])
     return Flat(weights, gradient, torch.zeros_like(weights) if momentum else None, leaf, grads, inside)
 
 
-def _leaf(view: Tensor) -> Tensor:
-    return view.detach().requires_grad_()
+def _windows(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Consecutive views of `flat` in these shapes."""
+    parts = torch.split(flat, [shape.numel() for shape in shapes.values()])
+    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def _bind(module: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -117,14 +121,13 @@ class Nested:
     element masks) it is cut anew for every batch and differentiated through.
     """
 
-    def __init__(self, whole: nn.Module, model: ModelMap, inner: Selection, outer: Selection, flat: Flat) -> None:
-        self._model, self._inner, self._outer, self._flat = model, inner, outer, flat
-        self._module = shrink(whole, model, inner).train()
+    def __init__(self, module: nn.Module, model: ModelMap, inner: Selection, outer: Selection, flat: Flat) -> None:
+        self._model, self._inner, self._outer, self._flat, self._module = model, inner, outer, flat, module
         self._masks = local_masks(model, inner)
         windows = views(model, inner, outer, {n: p.detach() for n, p in flat.leaf.items()})
         gradients = views(model, inner, outer, flat.grads)
         own = {n for n, w in windows.items() if n not in self._masks and _shares(w, flat.weights)}
-        fixed = {name: _leaf(windows[name]) for name in sorted(own)}
+        fixed = {name: windows[name].detach().requires_grad_() for name in sorted(own)}
         self._windows = [(leaf, gradients[name]) for name, leaf in fixed.items()]
         self._loose = sorted(windows.keys() - own)
         _bind(self._module, fixed)
@@ -174,6 +177,12 @@ class _Batch:
         return self._forwards[size](self._x)
 
 
+def _modules(net: NetSpec, model: ModelMap, selections: Sequence[Selection]) -> list[nn.Module]:
+    """The smaller modules; the whole one, which they are cut from, is let go."""
+    whole = build(net.factory, net.arguments)
+    return [shrink(whole, model, selection).train() for selection in selections]
+
+
 class Trainer:
     """A submodel ready to train: built once, stepped batch by batch."""
 
@@ -187,20 +196,21 @@ class Trainer:
         work: Work,
     ) -> None:
         self._work, self._objective = work, objective(work.objective)
-        whole = build(net.factory, net.arguments)
-        self._module = shrink(whole, model, selection).train()
+        smaller = [inner for inner in nested if inner != selection]
+        self._module, *modules = _modules(net, model, (selection, *smaller))
         if params is not None:
             load(self._module, params)
         self._flat = flatten(self._module, local_masks(model, selection), work.momentum > 0)
-        self._nested = [Nested(whole, model, inner, selection, self._flat) for inner in nested if inner != selection]
+        pairs = zip(modules, smaller, strict=True)
+        self._nested = [Nested(module, model, inner, selection, self._flat) for module, inner in pairs]
         self._forwards: list[Callable[[Tensor], Tensor]] = [self._module, *self._nested]
 
     def step(self, x: Tensor, y: Tensor, rng: np.random.Generator) -> float:
-        """One optimiser step on one batch; returns the objective's first term."""
+        """One optimiser step on one batch; returns the objective's first loss, unweighted."""
         first: float | None = None
-        for term in self._objective(_Batch(self._forwards, x), y, self._work.settings, rng):
-            term.backward()  # type: ignore[no-untyped-call]
-            first = float(term.detach()) if first is None else first
+        for weight, loss in self._objective(_Batch(self._forwards, x), y, self._work.settings, rng):
+            (loss * weight).backward()  # type: ignore[no-untyped-call]  # backward(weight) loads sympy: 33 MB
+            first = float(loss.detach()) if first is None else first
             for smaller in self._nested:
                 smaller.collect()
         self._flat.step(self._work)
@@ -220,11 +230,12 @@ def train(
     shard: Shard,
     seed: int = 0,
     tick: Tick = no_tick,
+    stepping: Stepping = nullcontext,
 ) -> tuple[Params, Metrics]:
     """Train the submodel `selection` from `params`; returns its parameters and the mean loss of the last epoch.
 
     `nested`: smaller selections, within `selection`, that the objective may train along. Raises Diverged when the loss
-    is no longer finite, and whatever `tick` raises.
+    is no longer finite, and whatever `tick` raises. `stepping` is entered around the optimiser steps.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % (1 << 63))

@@ -61,6 +61,7 @@ class Inbox:
                     self.cancelled.add(request.order)
                 else:
                     self.orders.put(request)
+                del request  # an order holds a model
         except PleatError as error:
             print(error, file=sys.stderr)
         self.leaving.set()
@@ -167,6 +168,7 @@ class Worker:
             resident=lambda: _plus(memory.rss_bytes(), daemon_bytes),
             free=memory.free_bytes,
             readings=lambda: interval([*self.samples, sample()]),
+            stepping=thrift.stepping,
         )
 
     def _tick(self, name: str) -> task.Tick:
@@ -209,6 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="shard: .npz with x and y")
     parser.add_argument("--holdout", type=float, default=0.1, help="share of the shard kept for scoring (0.1)")
     given = parser.parse_args(arguments)
+    thrift.map_large_buffers()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a stray print must not end up between frames
     try:

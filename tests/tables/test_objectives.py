@@ -31,7 +31,7 @@ class Given:
 
 
 def terms(name: str, logits: Given, seed: int = 0, **settings: float) -> list[float]:
-    return [t.item() for t in objective(name)(logits, Y, settings, np.random.default_rng(seed))]
+    return [w * loss.item() for w, loss in objective(name)(logits, Y, settings, np.random.default_rng(seed))]
 
 
 FLAT, SURE = [[0.0, 0.0], [0.0, 0.0]], [[math.log(3), 0.0], [0.0, math.log(3)]]
@@ -50,6 +50,13 @@ def test_joint_sums_cross_entropy_over_all_sizes_own_first() -> None:
     assert logits.asked == [0, 1, 2]
 
 
+def test_joint_shares_a_total_weight_equally_among_the_sizes() -> None:
+    assert terms("joint", Given(SURE, FLAT, SURE, FLAT), total=2.0) == pytest.approx(
+        [0.5 * CE_SURE, 0.5 * CE_FLAT, 0.5 * CE_SURE, 0.5 * CE_FLAT]
+    )
+    assert terms("joint", Given(FLAT), total=2.0) == pytest.approx([2 * CE_FLAT])
+
+
 def test_distilled_teaches_one_smaller_size_by_the_own_softmax() -> None:
     # Teacher (3/4, 1/4), student (1/2, 1/2): cross-entropy of the two is log 2.
     assert terms("distilled", Given(SURE, FLAT)) == pytest.approx([CE_SURE, 0.5 * CE_FLAT + 0.5 * math.log(2)])
@@ -62,7 +69,7 @@ def test_distilled_teaches_one_smaller_size_by_the_own_softmax() -> None:
 
 def test_distilled_leaves_the_teacher_alone() -> None:
     logits = Given(SURE, FLAT)
-    *_, last = objective("distilled")(logits, Y, {}, np.random.default_rng(0))
+    *_, (_, last) = objective("distilled")(logits, Y, {}, np.random.default_rng(0))
     last.backward()
     assert logits.tensors[0].grad is None
     assert logits.tensors[1].grad is not None
