@@ -31,7 +31,7 @@ from pleat_server.config import RunConfig
 from pleat_server.desk import OrderBook
 from pleat_server.evaluate import Evaluator
 from pleat_server.fleet import Fleet
-from pleat_server.heap import map_large_blocks
+from pleat_server.heap import share_arenas
 from pleat_server.keep import checkpoint
 from pleat_server.keep.history import History
 from pleat_server.keep.journal import Journal
@@ -83,7 +83,7 @@ def resume(folder: Path, watch: Watch = lambda event: None, rounds: int = 0) -> 
 
 
 def _serve(config: RunConfig, recipe: Recipe, test: Shard | None, watch: Watch) -> dict[str, Any]:
-    map_large_blocks()
+    share_arenas()
     run = config.folder.name
     spool = Spool(config.folder / "spool")
     book = OrderBook(run, spool.has)

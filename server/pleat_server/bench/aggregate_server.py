@@ -27,7 +27,7 @@ from pleat.params import Params
 from pleat.recipes.recipe import Recipe
 from pleat_server import round as rounds
 from pleat_server.desk import check_report
-from pleat_server.heap import map_large_blocks
+from pleat_server.heap import share_arenas
 from pleat_server.keep.spool import Spool
 from pleat_server.plan.value.cosine import data_values
 from pleat_server.state import State
@@ -115,7 +115,7 @@ def close_round(spool: Spool, state: State, reports: int) -> State:
 
 
 def main(port: int, reports: int, folder: Path) -> None:
-    map_large_blocks()  # as `pleat serve` does
+    share_arenas()  # as `pleat serve` does
     state = State(RUN, 0, {t.name: np.ones(t.shape, np.float32) for t in MODEL.tensors})
     spool, desk = Spool(folder), threading.Lock()
     lines = [socket.create_connection(("127.0.0.1", port)) for _ in range(AT_ONCE)]

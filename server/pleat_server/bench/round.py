@@ -29,6 +29,7 @@ from pleat_server.bench import flower_device
 from pleat_server.desk import OrderBook
 from pleat_server.evaluate import use_threads
 from pleat_server.fleet import Fleet
+from pleat_server.heap import share_arenas
 from pleat_server.keep.history import History
 from pleat_server.keep.journal import Journal
 from pleat_server.keep.spool import Spool
@@ -48,6 +49,7 @@ FLOWER_ROUND_S = 120.0  # a Flower round that takes longer is an error
 def run() -> dict[str, Any]:
     """null_round_ms, null_round_codec_ms, flower_null_round_ms: medians; the ratios of Flower's to ours."""
     use_threads(1)
+    share_arenas()  # as `pleat serve` does
     dense: list[float] = []
     coded: list[float] = []
     theirs: list[float] = []
