@@ -31,10 +31,14 @@ _SACRIFICE = "800"  # oom_score_adj: of all processes of this size the child goe
 
 @dataclass(frozen=True)
 class Died:
-    """The child ended without an answer. `killed`: by the kernel, or by us for the owner's memory budget."""
+    """The child ended without an answer. `killed`: by the kernel, or by us for the owner's memory budget.
+
+    `peak_bytes`: the most that this process and the child were seen to hold, at looks `WATCH_S` apart.
+    """
 
     reason: str
     killed: bool
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class _Running:
     killed_for: str = ""  # why we killed it, if we did
     cancelled: str = ""  # the order that is to stop
     busy: bool = False
+    highest: int = 0  # bytes seen while at this order, of this process and the child
     listens: bool = False  # the order has gone out whole: another message may follow it
 
 
@@ -98,7 +103,7 @@ class Trainer:
         if running is None:
             return Died("the trainer ended before it began", False)
         guard = asyncio.ensure_future(self._guard(running))
-        running.busy = True
+        running.busy, running.highest = True, 0
         slices = _slices(pipe.encode(request))
         del request  # an order may be as large as the model: here it goes as it is written
         try:
@@ -186,17 +191,20 @@ class Trainer:
         return _verdict(running, await _reap(process))
 
     async def _guard(self, running: _Running) -> None:
-        """Kill the child when it and this process outgrow the owner's budget: on a Pi nobody else would."""
+        """Watch what this process and the child hold, and kill the child when that outgrows the owner's budget: on a Pi
+        nobody else would."""
         budget = self.limits.memory_bytes
-        while budget is not None:
-            await asyncio.sleep(WATCH_S)
-            used = (memory.rss_bytes(None, self.root) or 0) + (memory.rss_bytes(running.process.pid, self.root) or 0)
-            if used > budget:
+        while True:
+            sizes = [memory.rss_bytes(pid, self.root) for pid in (None, running.process.pid)]
+            used = sum(size for size in sizes if size is not None)
+            running.highest = max(used, running.highest)
+            if budget is not None and used > budget:
                 running.killed_for = (
                     f"used {used / 2**20:.0f} MiB of the memory budget of {budget / 2**20:.0f} MiB and was stopped"
                 )
                 _kill(running.process)
                 return
+            await asyncio.sleep(WATCH_S)
 
     def _kill_if_still_at(self, running: _Running) -> None:
         if running.cancelled and running.process.returncode is None:
@@ -221,13 +229,14 @@ def _tell_cancelled(running: _Running) -> None:
 
 
 def _verdict(running: _Running, code: int | None) -> Died:
+    peak = running.highest or None
     if running.cancelled:
-        return Died("cancelled", False)
+        return Died("cancelled", False, peak)
     if running.killed_for:
-        return Died(f"the trainer {running.killed_for}", "memory budget" in running.killed_for)
+        return Died(f"the trainer {running.killed_for}", "memory budget" in running.killed_for, peak)
     if code in _KERNEL_KILLED:
-        return Died("the trainer was killed by the kernel, most likely for want of memory (signal 9)", True)
-    return Died(f"the trainer ended: {_end(code)}", False)
+        return Died("the trainer was killed by the kernel, most likely for want of memory (signal 9)", True, peak)
+    return Died(f"the trainer ended: {_end(code)}", False, peak)
 
 
 def _end(code: int | None) -> str:

@@ -216,7 +216,8 @@ class Daemon:
         if isinstance(answer, pipe.Staged):
             return Path(answer.path)
         seconds = Seconds(down=work.down_s, train=max(0.0, self._clock() - work.at))
-        report = body.refusal_report(work.order, self._config.name, outcome, reason, seconds=seconds)
+        peak = answer.peak_bytes if isinstance(answer, Died) else None
+        report = body.refusal_report(work.order, self._config.name, outcome, reason, seconds=seconds, peak_bytes=peak)
         try:
             return self._store.stage(_order_id(work.order), report)
         except PleatError as error:  # it cannot be kept, but it can be said

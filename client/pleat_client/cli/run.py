@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pleat_client import app, config
+from pleat_client import config
 
 
 def run(
@@ -62,6 +62,8 @@ def run(
         "idle": idle,
         "threads": threads,
     }
+    from pleat_client import app  # gRPC: `status` and `--help` do without it
+
     settings = config.load(given, file)
     logging.basicConfig(
         stream=sys.stderr,
