@@ -136,6 +136,14 @@ def test_a_second_daemon_on_the_same_folder_is_refused(pair: tuple[Server, Devic
     assert f"in use by another pleat-client (process {device.process.pid})" in device.log
 
 
+def test_a_second_device_of_the_same_name_ends_with_a_line_and_exit_code_two(pair: tuple[Server, Device]) -> None:
+    server, device = pair
+    other = Device(device.folder.parent / "other", server.address)
+    assert other.ended() == 2
+    assert other.log.splitlines()[-1].startswith(f"pleat-client: {server.address} refuses this device")
+    assert server.done(train_order(10)).outcome is Outcome.DONE
+
+
 def test_a_staged_report_outlives_daemon_and_server_and_is_sent_once_more_without_training(lab: Lab) -> None:
     server, device = lab.joined()
     order = train_order(1, 2000)
