@@ -24,14 +24,17 @@ from pleat_server.carrier import Verdict
 LARGEST_NORM = 1e6  # an update of a larger Euclidean norm is refused: no honest training step gets there
 
 
-def decode_payload(model: ModelMap, order: Order, payload: Payload) -> Update:
-    """One payload of a report, decoded in the coordinates of the order's submodel. Raises RemoteError."""
+def decode_payload(model: ModelMap, order: Order, payload: Payload, checked: bool = False) -> Update:
+    """One payload of a report, decoded in the coordinates of the order's submodel. Raises RemoteError.
+
+    `checked`: it passed the desk before and comes from the spool, which has a checksum of its own.
+    """
     asked = {r.name: r.coding for r in order.returns}
     if asked.get(payload.name) != payload.coding:
         raise RemoteError(
             f"report {order.id} of {order.device}: payload {payload.name!r} in {payload.coding!r}, asked for {asked}"
         )
-    context = Context(model, order.selection, order.id.round, order.seed, _version(order))
+    context = Context(model, order.selection, order.id.round, order.seed, _version(order), checked=checked)
     update: Update = build(payload.coding).decode(payload.frame, context)
     return update
 

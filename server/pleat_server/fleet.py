@@ -7,7 +7,7 @@ in `State`; here is only what a restart may forget (who was asked for a timing a
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -26,8 +26,7 @@ from pleat_server.plan.devices import Table
 from pleat_server.plan.policies import policy_of
 from pleat_server.plan.situation import Outcome as RoundOutcome
 from pleat_server.plan.situation import Result, survey
-from pleat_server.plan.value.cosine import data_values, mixed
-from pleat_server.round import Decisions, Folded, Setup, seed_of, updates, work_of
+from pleat_server.round import Decisions, Folded, Setup, seed_of, work_of
 from pleat_server.state import State
 
 TIMED_STEPS = 3
@@ -137,20 +136,12 @@ class Fleet:
         predicted = {d: float(situation.times[place[d], r]) for d, r in chosen.items()}
         return Decisions(number, dict(chosen), idle, predicted, after, diagnostics)
 
-    def values(self, setup: Setup, folded: Folded, read: Callable[[OrderId], bytes]) -> dict[str, float]:
-        """Data value of each accepted update: its cosine to the aggregate of the others, mixed with its size."""
-        if len(folded.accepted) < 2:
-            return {}
-        values = data_values(setup.model, lambda: updates(setup, folded, read))
-        return mixed(values, {order.device: report.samples for order, report in folded.accepted})
-
     def learn(
         self,
         setup: Setup,
         state: State,
         decisions: Decisions,
         folded: Folded,
-        values: Mapping[str, float],
         loss: float | None,
         wall_s: float | None = None,
     ) -> State:
@@ -172,10 +163,10 @@ class Fleet:
                     up_bytes=row.up_bytes,
                     down_bytes=row.down_bytes,
                     peak_bytes=report.peak_bytes,
-                    value=values.get(name),
+                    value=folded.values.get(name),
                     throttled=_throttled(report),
                 )
-                results[name] = Result(row.index, _duration(report), values.get(name, 0.0))
+                results[name] = Result(row.index, _duration(report), folded.values.get(name, 0.0))
             elif report.outcome is Outcome.REFUSED and report.reason.startswith("does not fit"):
                 table = table.refused(name, row, decisions.round)
             elif report.outcome is Outcome.KILLED:

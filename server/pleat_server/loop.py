@@ -98,12 +98,11 @@ class Loop:
         self.step("fold")
         ids, read = self.keep.spool.ids(self.state.run, decisions.round), self.keep.spool.read
         folded = rounds.fold(self.setup, published, asked, read, ids)
-        values = self.fleet.values(self.setup, folded, read)
         closed = rounds.advance(self.setup, replace(published, table=self.state.table), folded)
         scores = scores_of(self.setup, closed, folded, self.evaluate)
-        closed = self.fleet.learn(self.setup, closed, decisions, folded, values, scores.get("loss"), wall_s)
+        closed = self.fleet.learn(self.setup, closed, decisions, folded, scores.get("loss"), wall_s)
         silent = [o for o in asked if o.id not in set(ids)]
-        line = journal_line(self.setup, decisions, folded, scores, self._moved(before), values, rejected, silent)
+        line = journal_line(self.setup, decisions, folded, scores, self._moved(before), rejected, silent)
         self._close(closed, {**line, "seconds": self.clock() - started})
 
     def _moved(self, before: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:

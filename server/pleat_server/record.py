@@ -18,13 +18,12 @@ def journal_line(
     folded: Folded,
     scores: Mapping[str, Any],
     moved: Mapping[str, tuple[int, ...]],
-    values: Mapping[str, float],
     rejected: list[dict[str, str]],
     silent: list[Order],
 ) -> dict[str, Any]:
     """One round's record. `moved`: bytes up and down per device; `silent`: orders without an accepted report."""
     devices = [
-        _device(setup.rows[decisions.rows[o.device]], r, moved.get(o.device, (0, 0)), values.get(o.device))
+        _device(setup.rows[decisions.rows[o.device]], r, moved.get(o.device, (0, 0)), folded.values.get(o.device))
         for o, r in sorted((*folded.accepted, *folded.empty), key=lambda pair: pair[0].device)
     ]
     turned_away = {r["device"] for r in rejected}

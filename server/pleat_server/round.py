@@ -10,9 +10,9 @@ only place where the state changes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,11 @@ from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return,
 from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
 from pleat.modelmap import Axis, ModelMap
-from pleat.params import Params, Update, dense
+from pleat.params import Params, dense
 from pleat.recipes.recipe import Recipe
 from pleat_server.desk import decode_payload
 from pleat_server.plan.catalogue import Row
+from pleat_server.plan.value.cosine import Contribution, data_values, mixed, values_within
 from pleat_server.state import Holding, State, publish, version
 
 
@@ -161,11 +162,15 @@ class Folded:
     count, and those that carried no update; the reports without their payloads."""
 
     step: Params | None
+    values: Mapping[str, float]  # device -> what its data was worth (policy.md 4.5); empty with fewer than two
     accepted: tuple[tuple[Order, Report], ...]
     empty: tuple[tuple[Order, Report], ...]
 
 
-Read = Callable[[OrderId], bytes]
+class Read(Protocol):
+    """Reads a report from the spool; `check`: hold it against its checksum."""
+
+    def __call__(self, order_id: OrderId, check: bool = True) -> bytes: ...
 
 
 def fold(setup: Setup, state: State, asked: Iterable[Order], read: Read, ids: Iterable[OrderId]) -> Folded:
@@ -176,14 +181,15 @@ def fold(setup: Setup, state: State, asked: Iterable[Order], read: Read, ids: It
         order = by_id[order_id]
         report = _fold_one(setup, total, order, read)
         (accepted if report.outcome is Outcome.DONE else empty).append((order, report))
-    return Folded(_step(setup, state, total) if accepted else None, tuple(accepted), tuple(empty))
+    values = _values(setup, total, accepted, read) if len(accepted) > 1 else {}
+    return Folded(_step(setup, state, total) if accepted else None, values, tuple(accepted), tuple(empty))
 
 
 def _fold_one(setup: Setup, total: Fold, order: Order, read: Read) -> Report:
     """One report into the fold; a function of its own so that no two reports are in memory at once."""
     report = report_from_bytes(read(order.id))
     if report.outcome is Outcome.DONE:
-        update = decode_payload(setup.model, order, report.payloads[0])
+        update = decode_payload(setup.model, order, report.payloads[0], checked=True)
         total.add(update, order.selection, weight_of(setup.recipe, report), counted_rows(setup, report))
     return replace(report, payloads=())
 
@@ -211,14 +217,26 @@ def _is_logits(model: ModelMap, axis: Axis) -> bool:
     return len(axis) == 1 and axis[0].group == "logits"
 
 
-def updates(setup: Setup, folded: Folded, read: Read) -> Iterator[tuple[str, Update, Selection, float]]:
-    """The accepted updates once more, one at a time, in their submodels' coordinates: for data value."""
-    return (_again(setup, order, light, read) for order, light in folded.accepted)
+def _values(setup: Setup, total: Fold, accepted: list[tuple[Order, Report]], read: Read) -> dict[str, float]:
+    """Data value of each accepted update: its cosine to the aggregate of the others, mixed with its size.
+
+    The reports are read once more, one at a time; the fold has their sum already, unless it left rows of them out.
+    """
+    samples = {order.device: report.samples for order, report in accepted}
+    if setup.recipe.fold.rows:
+        return mixed(data_values(setup.model, lambda: _again(setup, accepted, read)), samples)
+    weights = {t.name: total.held_weight(t.name) for t in setup.model.tensors}
+    return mixed(values_within(setup.model, total.sums, weights, _again(setup, accepted, read)), samples)
 
 
-def _again(setup: Setup, order: Order, light: Report, read: Read) -> tuple[str, Update, Selection, float]:
-    report = report_from_bytes(read(order.id))
-    update = decode_payload(setup.model, order, report.payloads[0])
+def _again(setup: Setup, accepted: list[tuple[Order, Report]], read: Read) -> Iterator[Contribution]:
+    """The accepted updates once more, in their submodels' coordinates."""
+    return (_one_again(setup, order, light, read) for order, light in accepted)
+
+
+def _one_again(setup: Setup, order: Order, light: Report, read: Read) -> Contribution:
+    report = report_from_bytes(read(order.id, check=False))
+    update = decode_payload(setup.model, order, report.payloads[0], checked=True)
     return order.device, update, order.selection, weight_of(setup.recipe, light)
 
 

@@ -20,7 +20,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from pleat.errors import LocalError, UseError
-from pleat.exchange.order import Order, OrderId
+from pleat.exchange.order import Order
 from pleat.exchange.wire import order_to_bytes
 from pleat.shard import Shard
 from pleat_server import round as rounds
@@ -65,7 +65,7 @@ class ElasticStrategy(Strategy):
         self.state: State = begin(self.setup, folder.name, seed)
         self._asked: list[Order] = []
         self._decided: rounds.Decisions | None = None
-        self._read: Callable[[OrderId], bytes] | None = None
+        self._read: rounds.Read | None = None
 
     def start(
         self,
@@ -133,9 +133,8 @@ class ElasticStrategy(Strategy):
         known = {str(o.id): o.id for o in self._asked}
         handles = [str(m.content[RECORD]["report"]) for m in replies if not m.has_error()]
         folded = rounds.fold(self.setup, self.state, self._asked, self._read, [known[h] for h in handles])
-        values = self._fleet.values(self.setup, folded, self._read)
         closed = rounds.advance(self.setup, self.state, folded)
-        self.state = self._fleet.learn(self.setup, closed, self._decided, folded, values, None)
+        self.state = self._fleet.learn(self.setup, closed, self._decided, folded, None)
         if not folded.accepted:
             return None, None
         losses = [r.metrics["loss"] for _, r in folded.accepted if "loss" in r.metrics]

@@ -82,7 +82,7 @@ def frame(coding: str, based: bool = False) -> Transform:
 
     def decode(data: bytes, ctx: Context) -> list[Block]:
         at = layout(ctx)
-        return read(data, binding(coding, ctx, based), most_blocks(at), largest(at))
+        return read(data, binding(coding, ctx, based), most_blocks(at), largest(at), ctx.checked)
 
     return stateless(encode, decode)
 
@@ -129,11 +129,11 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def read(data: bytes, bound: bytes, blocks: int, limit: int) -> list[Block]:
+def read(data: bytes, bound: bytes, blocks: int, limit: int, checked: bool = False) -> list[Block]:
     """At most `blocks` blocks from a frame of at most `limit` bytes that is bound to `bound`. Raises RemoteError."""
     if len(data) > limit:
         raise RemoteError(f"frame of {len(data)} bytes; this submodel needs at most {limit}")
-    found = check_head(data)
+    found = check_head(data, checked)
     if found != bound:
         raise RemoteError(
             f"frame is bound to {found.hex()}, expected {bound.hex()}: it was coded for another model, selection, "
@@ -142,8 +142,8 @@ def read(data: bytes, bound: bytes, blocks: int, limit: int) -> list[Block]:
     return read_blocks(data, blocks)
 
 
-def check_head(data: bytes) -> bytes:
-    """The binding of a frame whose magic, version and checksum are right."""
+def check_head(data: bytes, checked: bool = False) -> bytes:
+    """The binding of a frame whose magic, version and checksum are right; the checksum only if not `checked` before."""
     if len(data) < LEAST:
         raise RemoteError(f"frame of {len(data)} bytes is cut short; the least is {LEAST}")
     if data[: len(MAGIC)] != MAGIC:
@@ -152,7 +152,8 @@ def check_head(data: bytes) -> bytes:
         age = "older" if data[len(MAGIC)] < VERSION else "newer"
         raise RemoteError(f"frame version {data[len(MAGIC)]} is {age} than ours, {VERSION}; update the {age} side")
     view = memoryview(data)
-    crc, said = zlib.crc32(view[:-4]), int.from_bytes(view[-4:], "little")
+    said = int.from_bytes(view[-4:], "little")
+    crc = said if checked else zlib.crc32(view[:-4])
     if crc != said:
         raise RemoteError(f"frame checksum is {crc:08x}, it says {said:08x}: bytes were damaged or cut on the way")
     return bytes(view[len(MAGIC) + 1 : HEAD])

@@ -21,6 +21,7 @@ class Context:
     """What both ends know of one value without sending it; a frame is bound to all of it.
 
     `base`: what both ends hold, in the submodel's shapes, for codings that send differences; missing tensors are 0.
+    `checked`: this frame passed every check before and lay safely since; its checksum is not computed again.
     """
 
     model: ModelMap
@@ -29,6 +30,7 @@ class Context:
     seed: int = 0
     version: int = 0
     base: Params | None = None
+    checked: bool = False
 
 
 @dataclass(frozen=True)

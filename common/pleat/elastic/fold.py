@@ -145,6 +145,23 @@ class Fold:
             out[spec.name] = step
         return out
 
+    @property
+    def sums(self) -> Mapping[str, Doubles]:
+        """Sum of weight x update per entry, in global shapes; the fold's own arrays, not to be changed."""
+        return self._sums
+
+    def held_weight(self, name: str) -> float | Doubles:
+        """Summed weight of the updates that held each entry of `name`: one number where all of them held all of it."""
+        spec = self.model.tensor[name]
+        everywhere = self._covered is None and all(
+            spec in held(self.model, cover.selection)
+            and name not in cover.selection.masks
+            and name not in cover.rows
+            and all(c is None for c in cuts(self.model, cover.selection, spec))
+            for cover, _ in self._covers.values()
+        )
+        return self.weight if everywhere else self.covered(name) * self.weight
+
     def covered(self, name: str) -> Doubles:
         """Share of the fold's weight that held each entry of tensor `name`: W_i, in [0, 1]."""
         self._need_updates()

@@ -29,7 +29,6 @@ from pleat_server import round as rounds
 from pleat_server.desk import check_report
 from pleat_server.heap import share_arenas
 from pleat_server.keep.spool import Spool
-from pleat_server.plan.value.cosine import data_values
 from pleat_server.state import State
 
 AT_ONCE = 4
@@ -110,7 +109,6 @@ def close_round(spool: Spool, state: State, reports: int) -> State:
     """Fold what was spooled, value it, and move the model."""
     setup = rounds.Setup(MODEL, NET, Recipe(), ())
     folded = rounds.fold(setup, state, [order(k) for k in range(reports)], spool.read, spool.ids(RUN, 1))
-    data_values(MODEL, lambda: rounds.updates(setup, folded, spool.read))
     return rounds.advance(setup, state, folded)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,28 +22,39 @@ from pleat.modelmap import ModelMap, TensorSpec
 from pleat.params import Array, Params, Sparse, Update
 
 Contribution = tuple[str, Update, Selection, float]  # device, update in its submodel's coordinates, selection, weight
-Weights = Mapping[str, "float | Array"]  # summed weight per entry of a tensor; a number where all entries are equal
+AnyArray = NDArray[np.floating[Any]]
+Sums = Mapping[str, AnyArray]
+Weights = Mapping[str, "float | AnyArray"]  # summed weight per entry of a tensor; a number where all entries are equal
+
+PIECE = 1 << 16  # entries converted at a time
 
 
 def data_values(model: ModelMap, contributions: Callable[[], Iterable[Contribution]]) -> dict[str, float]:
     """v of every device, in [0, 1]. `contributions()` yields them anew each time. A device alone is worth 1."""
     total = {t.name: np.zeros(t.shape, np.float32) for t in model.tensors}
     seen: dict[bytes, tuple[Selection, float]] = {}
-    norms: dict[str, float] = {}
-    for device, update, selection, weight in contributions():
-        norms[device] = _add(model, total, update, selection, weight)
+    for _, update, selection, weight in contributions():
+        _add(model, total, update, selection, weight)
         seen[selection.digest] = (selection, seen.get(selection.digest, (selection, 0.0))[1] + weight)
+        del update  # before the next one is read
+    weights = {t.name: _weights(model, t.name, list(seen.values())) for t in model.tensors}
+    return values_within(model, total, weights, contributions())
+
+
+def values_within(
+    model: ModelMap, total: Sums, weights: Weights, contributions: Iterable[Contribution]
+) -> dict[str, float]:
+    """The second pass alone, for whoever has the sums already: `total` = sum of weight x update, global shapes."""
+    norms, cosines = dict[str, float](), dict[str, float]()
+    squares = {name: _dot(t, t) for name, t in total.items() if isinstance(weights[name], float)}
+    for device, update, selection, weight in contributions:
+        norms[device] = math.sqrt(sum(_square(t) for t in update.values()))
+        cosines[device] = _cosine(model, update, selection, weight, total, weights, squares)
         del update
     if len(norms) < 2:
         return {device: float(norm > 0) for device, norm in norms.items()}
-    weights = {t.name: _weights(model, t.name, list(seen.values())) for t in model.tensors}
     median = float(np.median(list(norms.values())))
-    out = {}
-    for device, update, selection, weight in contributions():
-        cosine = _cosine(model, update, selection, weight, total, weights)
-        out[device] = max(0.0, cosine) * min(1.0, norms[device] / median if median > 0 else 0.0)
-        del update  # before the next one is read
-    return out
+    return {d: max(0.0, c) * min(1.0, norms[d] / median if median > 0 else 0.0) for d, c in cosines.items()}
 
 
 def mixed(values: Mapping[str, float], samples: Mapping[str, int], size_share: float = 0.5) -> dict[str, float]:
@@ -51,19 +63,15 @@ def mixed(values: Mapping[str, float], samples: Mapping[str, int], size_share: f
     return {d: (1 - size_share) * v + size_share * (samples[d] / most if most else 1.0) for d, v in values.items()}
 
 
-def _add(model: ModelMap, total: Params, update: Update, selection: Selection, weight: float) -> float:
-    """Adds weight x update at its places, in place; returns the update's norm. Sparse tensors are not written out."""
-    square = 0.0
+def _add(model: ModelMap, total: Params, update: Update, selection: Selection, weight: float) -> None:
+    """Adds weight x update at its places, in place. Sparse tensors are not written out."""
     for spec in held(model, selection):
         own = _inside(model, selection, spec, update[spec.name])
         if isinstance(own, Sparse):
             index = flat_index(own.index, plane(spec.shape, cuts(model, selection, spec)))
             total[spec.name].reshape(-1)[index] += np.float32(weight) * own.values
-            square += _dot(own.values, own.values)
         else:
             total[spec.name][global_index(spec, cuts(model, selection, spec))] += np.float32(weight) * own
-            square += _dot(own, own)
-    return math.sqrt(square)
 
 
 def _inside(model: ModelMap, selection: Selection, spec: TensorSpec, own: Array | Sparse) -> Array | Sparse:
@@ -88,24 +96,30 @@ def _weights(model: ModelMap, name: str, seen: list[tuple[Selection, float]]) ->
 
 
 def _cosine(
-    model: ModelMap, update: Update, selection: Selection, weight: float, total: Params, weights: Weights
+    model: ModelMap,
+    update: Update,
+    selection: Selection,
+    weight: float,
+    total: Sums,
+    weights: Weights,
+    squares: Mapping[str, float],
 ) -> float:
     """Over entries this device and at least one other hold; the others' mean there is (total - own) / (W - w)."""
     dot = own_square = other_square = 0.0
     for spec in held(model, selection):
         part = _inside(model, selection, spec, update[spec.name])
-        own = part.dense() if isinstance(part, Sparse) else part
-        places = cuts(model, selection, spec)
         everyone = weights[spec.name]
         if isinstance(everyone, float):  # all hold all of it: three products, and nothing its size is made
             rest = everyone - weight
             if rest <= 1e-6 * weight:
                 continue
-            both, mine, all_ = _dot(total[spec.name], own), _dot(own, own), _dot(total[spec.name], total[spec.name])
+            both, mine = _dot_with(total[spec.name], part), _square(part)
             dot += (both - weight * mine) / rest
             own_square += mine
-            other_square += max(0.0, all_ - 2 * weight * both + weight**2 * mine) / rest**2
+            other_square += max(0.0, squares[spec.name] - 2 * weight * both + weight**2 * mine) / rest**2
             continue
+        own = part.dense() if isinstance(part, Sparse) else part
+        places = cuts(model, selection, spec)
         others = cut_array(total[spec.name], places) - np.float32(weight) * own
         own, others = _common(own, others, cut_array(everyone, places) - np.float32(weight), weight)
         mask = selection.masks.get(spec.name)
@@ -119,7 +133,7 @@ def _cosine(
     return dot / math.sqrt(own_square * other_square)
 
 
-def _common(own: Array, others: Array, rest: Array, weight: float) -> tuple[Array, Array]:
+def _common(own: Array, others: AnyArray, rest: AnyArray, weight: float) -> tuple[Array, AnyArray]:
     """Both with 0 where nobody else holds the entry, `others` divided by the others' weight elsewhere."""
     common: NDArray[np.bool_] = rest > 1e-6 * weight
     if common.all():
@@ -129,5 +143,20 @@ def _common(own: Array, others: Array, rest: Array, weight: float) -> tuple[Arra
     return own * common, divided
 
 
-def _dot(left: Array, right: Array) -> float:
-    return float(np.dot(left.reshape(-1), right.reshape(-1)))
+def _square(tensor: Array | Sparse) -> float:
+    values = tensor.values if isinstance(tensor, Sparse) else tensor
+    return _dot(values, values)
+
+
+def _dot_with(total: AnyArray, part: Array | Sparse) -> float:
+    if isinstance(part, Sparse):
+        return _dot(total.reshape(-1)[part.index], part.values)
+    return _dot(total, part)
+
+
+def _dot(left: AnyArray, right: AnyArray) -> float:
+    """The inner product; of two precisions piece by piece, so that none is converted whole."""
+    a, b = left.reshape(-1), right.reshape(-1)
+    if a.dtype == b.dtype:
+        return float(np.dot(a, b))
+    return sum(float(np.dot(a[i : i + PIECE], b[i : i + PIECE])) for i in range(0, a.size, PIECE))
