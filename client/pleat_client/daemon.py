@@ -225,7 +225,10 @@ class Daemon:
             return report
 
     def _settle(self, order: str, how: Callable[[Any], None]) -> None:
-        how(_order_id(order))
+        try:
+            how(_order_id(order))
+        except (OSError, PleatError) as error:  # it stays staged: the next start sends it, and is answered, once more
+            log.error("order=%s unsettled=%r", order, str(error))
         self._say(unsent=len(self._store.staged()))
 
     def _heard(self, answer: pipe.Started | pipe.Progress) -> None:

@@ -5,6 +5,7 @@ Written on change only and without fsync: it is for people, may be lost, and SD 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -44,7 +45,8 @@ def write(folder: Path, status: Status) -> None:
         fresh.write_bytes(msgspec.json.encode(status))
         os.replace(fresh, folder / NAME)
     except OSError:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fresh.unlink()
 
 
 def read(folder: Path, root: Path = ROOT) -> dict[str, Any]:
