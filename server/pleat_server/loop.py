@@ -31,6 +31,7 @@ from pleat_server.record import journal_line
 from pleat_server.round import Decisions, Setup
 from pleat_server.scores import Evaluator, scores_of
 from pleat_server.state import State, to_checkpoint
+from pleat_server.sweeper import Sweeper
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -69,6 +70,7 @@ class Loop:
     clock: Callable[[], float] = time.monotonic
     step: Callable[[str], None] = lambda name: None
     deadlines: bool = True  # False where devices run one after another, and a deadline would measure this machine
+    _sweeper: Sweeper = field(default_factory=Sweeper)
     _said: dict[str, float] = field(default_factory=dict)
     _idle: dict[str, str] = field(default_factory=dict)
 
@@ -83,6 +85,7 @@ class Loop:
                     f"unchanged since round {self.state.round - FAILED_IN_A_ROW}. See `pleat devices` and the journal, "
                     f"then type `pleat resume {self.keep.folder}`"
                 )
+        self._sweeper.wait()
         return self.state
 
     def one(self) -> None:
@@ -115,14 +118,19 @@ class Loop:
     def _close(self, state: State, line: dict[str, Any]) -> None:
         self.step("checkpoint")
         arrays, facts = to_checkpoint(state, self.setup.model)
-        checkpoint.save(self.keep.checkpoints, state.round, arrays, {**facts, "line": line})
+        self._sweeper.wait()
+        checkpoint.save(self.keep.checkpoints, state.round, arrays, {**facts, "line": line}, sweep=False)
         self.state = state
         self.book.serve(self.setup.model, state.done)
         self.step("journal")
         self.keep.journal.append(line)
         self.step("drop")
-        self.keep.spool.drop(state.run, state.round)
+        self._sweeper.start(self._sweep, state.run, state.round)
         self.watch({"event": "round", **line})
+
+    def _sweep(self, run: str, number: int) -> None:
+        self.keep.spool.drop(run, number)
+        checkpoint.forget(self.keep.checkpoints)
 
     def _decisions(self) -> Decisions:
         """What an interrupted sitting decided for this round, else a new decision, durable before it is acted on."""

@@ -37,10 +37,11 @@ _TYPES = {
 }  # fmt: skip
 
 
-def save(folder: Path, round: int, arrays: Arrays, meta: Mapping[str, Any]) -> Path:
+def save(folder: Path, round: int, arrays: Arrays, meta: Mapping[str, Any], sweep: bool = True) -> Path:
     """Write the checkpoint of `round`: groups of named arrays and JSON-able facts. Returns the JSON file.
 
-    Nothing is copied on the way to disk. Raises LocalError, with the checkpoints as they were.
+    Nothing is copied on the way to disk. Raises LocalError, with the checkpoints as they were. `sweep=False` leaves
+    old checkpoints to a later call of `forget`.
     """
     make_folder(folder)
     stem = f"round-{round:06d}"
@@ -63,7 +64,8 @@ def save(folder: Path, round: int, arrays: Arrays, meta: Mapping[str, Any]) -> P
         yield json.dumps({**body, "sha256": _of(body)}, indent=1).encode()
 
     write_together([(tensors, hashed()), (facts, described())])
-    _forget(folder)
+    if sweep:
+        forget(folder)
     return facts
 
 
@@ -160,7 +162,7 @@ def _of(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _forget(folder: Path) -> None:
+def forget(folder: Path) -> None:
     """Keep the newest checkpoints; a crash in here leaves at worst an arrays' file that the next call removes."""
     clean(folder)
     kept = {f"round-{n:06d}" for n in _rounds(folder)[-KEPT:]}
