@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from support.digits import digit_shards
 
 from pleat.params import Params
 from pleat_server import app
 from pleat_server.config import RunConfig
 from pleat_server.keep.journal import Journal
 from pleat_server.simulate.grid import VirtualDevice
+from support.digits import digit_shards
 
 ROUNDS = 3
 STEPS = ["plan", "spool", "acknowledge", "fold", "checkpoint", "journal", "drop"]
