@@ -6,7 +6,6 @@ evaluated copy), summary.json and plot.png. Whatever stops a run, the folder is 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from pleat import shard as shards
 from pleat.disk import write_atomic
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
-from pleat.modelmap import ModelMap
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
 from pleat.params import count
@@ -196,15 +194,12 @@ def virtual_devices(
 
 
 def _finish(config: RunConfig, loop: Loop, watch: Watch) -> dict[str, Any]:
-    started = time.monotonic()
     try:
         state = loop.run(config.rounds)
     finally:
         loop.fleet.close()
     export(loop.setup, state, config.folder)
-    summary = summarise(
-        config, loop.setup.model, state, Journal.read(loop.keep.journal.path), time.monotonic() - started
-    )
+    summary = summarise(config, state, Journal.read(loop.keep.journal.path))
     write_atomic(config.folder / "summary.json", msgspec.json.format(msgspec.json.encode(summary), indent=2))
     watch({"event": "done", **summary})
     return summary
@@ -223,10 +218,9 @@ def export(setup: Setup, state: State, folder: Path) -> Path:
     return path
 
 
-def summarise(
-    config: RunConfig, model: ModelMap, state: State, lines: list[dict[str, Any]], wall_s: float
-) -> dict[str, Any]:
-    """What came of a run. `dense_bytes_*`: what float32 FedAvg of the same rounds and participants moves at least."""
+def summarise(config: RunConfig, state: State, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """What came of a run. `dense_bytes_*`: what float32 FedAvg of the same rounds and participants moves at least;
+    `wall_s`: seconds of all its rounds, over all sittings."""
     last = lines[-1] if lines else {}
     reports = sum(1 for line in lines for d in line["devices"] if d["outcome"] == "done")
     orders = sum(len(line["devices"]) for line in lines)
@@ -243,7 +237,7 @@ def summarise(
         "accuracy": last.get("accuracy"),
         "accuracy_by_size": last.get("accuracy_by_size", {}),
         "loss": last.get("loss"),
-        "wall_s": wall_s,
+        "wall_s": sum(line["seconds"] for line in lines),
         "bytes_up": sum(line["bytes_up"] for line in lines),
         "bytes_down": sum(line["bytes_down"] for line in lines),
         "dense_bytes_up": dense * reports,

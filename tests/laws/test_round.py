@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.digits import digit_shards
+from safetensors.numpy import load_file
 
 from pleat.errors import Fatal
 from pleat.nets.build import build, initial
@@ -22,7 +22,7 @@ from pleat_server.config import RunConfig
 from pleat_server.keep.journal import Journal
 from pleat_server.round import seed_of
 from pleat_server.simulate.grid import VirtualDevice
-from safetensors.numpy import load_file
+from support.digits import digit_shards
 
 FAST: dict[str, Any] = {"training": {"epochs": 1}}
 

@@ -45,7 +45,7 @@ def train(net: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int) -> floa
     velocity = [torch.zeros_like(p) for p in parameters]
     last = float("nan")
     for _ in range(epochs):
-        for chosen in torch.randperm(len(x)).split(BATCH):
+        for chosen in torch.split(torch.randperm(len(x)), BATCH):
             loss = functional.cross_entropy(net(x[chosen]), y[chosen])
             net.zero_grad(set_to_none=False)
             loss.backward()  # type: ignore[no-untyped-call]
