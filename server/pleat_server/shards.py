@@ -18,8 +18,8 @@ from pleat.shard import Shard
 
 Index = NDArray[np.int64]
 
-LEAST = 8  # samples a device gets at least; draws that give fewer are drawn again
-TRIES = 2000
+LEAST = 8  # samples a device gets at least; draws that give fewer are drawn again, and in the end filled up
+TRIES = 200
 SPLITS = "iid, dirichlet:A, quantity:A, labels:K or client"
 
 
@@ -120,7 +120,19 @@ def _parts(
         parts = _by_class(y, devices, number, rng) if kind == "dirichlet" else _by_size(y.size, devices, number, rng)
         if min(p.size for p in parts) >= LEAST:
             return parts
-    raise UseError(f"split {kind}:{number:g} leaves some of {devices} devices under {LEAST} samples; raise the number")
+    return _filled_up(parts)
+
+
+def _filled_up(parts: list[Index]) -> list[Index]:
+    """Devices under LEAST samples get some of the largest part's, which stays the largest or comes to LEAST."""
+    out = list(parts)
+    for place in np.argsort([p.size for p in parts], kind="stable"):
+        while out[place].size < LEAST:
+            richest = int(np.argmax([p.size for p in out]))
+            taken = min(LEAST - out[place].size, max(1, (out[richest].size - LEAST) // 2))
+            out[place] = np.sort(np.concatenate([out[place], out[richest][-taken:]]))
+            out[richest] = out[richest][:-taken]
+    return out
 
 
 def _by_class(y: Index, devices: int, alpha: float, rng: np.random.Generator) -> list[Index]:

@@ -93,7 +93,6 @@ def test_noise_rises_from_none_on_the_first_device_to_all_of_it_on_the_last() ->
         ("labels:9", 2, "has 6 classes"),
         ("iid", 0, "at least 1"),
         ("iid", 500, "fewer --devices"),
-        ("dirichlet:0.0001", 40, "raise the number"),
     ],
 )
 def test_a_split_that_cannot_be_is_refused_in_words(split: str, devices: int, complaint: str) -> None:
@@ -112,3 +111,11 @@ def test_the_client_split_needs_to_know_who_wrote_what() -> None:
 def test_shares_and_noise_have_bounds(holdout: float, noise: float) -> None:
     with pytest.raises(UseError, match=r"--holdout|--noise"):
         deal(source(), 2, "iid", holdout=holdout, noise=noise)
+
+
+def test_many_devices_and_a_harsh_split_are_filled_up_without_losing_or_doubling_a_sample() -> None:
+    x = np.arange(900, dtype=np.float32).reshape(-1, 1)
+    source = Source(Shard(x, np.arange(900, dtype=np.int64) % 10))
+    dealt = deal(source, devices=100, split="dirichlet:0.05", holdout=0.0, seed=0)
+    assert min(len(s) for s in dealt.devices) == LEAST
+    assert sorted(float(v) for s in dealt.devices for v in s.x.ravel()) == [float(v) for v in x.ravel()]
