@@ -9,11 +9,14 @@ trains the whole net with the settings of the message's `ConfigRecord`, and the 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -23,15 +26,17 @@ from flwr.supercore.task_identity import TaskIdentity
 from pleat.codec.coding import build
 from pleat.codec.transform import Context
 from pleat.elastic.selection import WHOLE
-from pleat.errors import UseError
+from pleat.errors import LocalError, UseError
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Work
 from pleat.exchange.report import Outcome
 from pleat.exchange.wire import order_from_bytes, report_from_bytes
 from pleat.modelmap import ModelMap
+from pleat.nets.trace import model_map
 from pleat.params import Params, dense
 from pleat_server.carrier import Carrier, Joined, Rejected, Reported
 from pleat_server.desk import OrderBook, decode_payload
 from pleat_server.keep.spool import Spool
+from pleat_server.link.servicer import GrpcCarrier
 
 RECORD = "pleat"  # name of the ConfigRecord that carries an order or the handle of a report
 FAILED = 1000  # Flower's error code for "the client failed"; it carries the reason
@@ -45,6 +50,8 @@ def node_id_of(device: str) -> int:
 
 class FleetGrid(Grid):
     """`Grid` over `carrier`. `net` and `work` say what stock messages train, unless their config says otherwise."""
+
+    address: str = ""  # where devices join, if the grid listens itself
 
     def __init__(
         self,
@@ -66,6 +73,42 @@ class FleetGrid(Grid):
         self._run = Run.create_empty(run_id)
         # Flower's Message constructor reads these; one run per server process (flower.md section 1).
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, 1, run_id
+
+    @staticmethod
+    def listen(
+        address: str,
+        folder: Path,
+        net: NetSpec,
+        work: Work | None = None,
+        tls: grpc.ServerCredentials | None = None,
+        insecure: bool = False,
+    ) -> FleetGrid:
+        """A grid of the devices that join at `address` (HOST:PORT, port 0 for any; `grid.address` tells), as a context.
+
+        `net` comes from `pleat.nets.build.spec`; what arrives is spooled in `folder`. Raises UseError for an address
+        that cannot be used.
+        """
+        spool, model = Spool(folder / "spool"), model_map(net)
+        book = OrderBook(folder.name, spool.has)
+        book.serve(model, {})
+        carrier = GrpcCarrier(address, spool, book, folder.name, tls=tls, insecure=insecure)
+        grid = FleetGrid(carrier, book, spool, folder.name, model, net, work)
+        grid.address = carrier.start()
+        return grid
+
+    def __enter__(self) -> FleetGrid:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.carrier.close()
+
+    def wait_for(self, devices: int, timeout_s: float = math.inf) -> None:
+        """Until so many devices are connected. Raises LocalError after `timeout_s` seconds."""
+        until = time.monotonic() + timeout_s
+        while len(self.carrier.devices()) < devices:
+            if time.monotonic() > until:
+                raise LocalError(f"{len(self.carrier.devices())} of {devices} devices joined at {self.address} in time")
+            self._pump(POLL_S)
 
     def set_run(self, run: Run) -> None:
         self._run = run
