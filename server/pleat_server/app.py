@@ -6,6 +6,7 @@ evaluated copy), summary.json and plot.png. Whatever stops a run, the folder is 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,8 +69,14 @@ def serve(config: RunConfig, watch: Watch = lambda event: None) -> dict[str, Any
         )
     recipe = read_recipe(config)
     test = shards.read(config.data) if config.data else None
+    ours = not config.folder.exists()
     config.folder.mkdir(parents=True, exist_ok=True)
-    return _serve(config, recipe, test, watch)
+    try:
+        return _serve(config, recipe, test, watch)
+    except UseError:
+        if ours and not checkpoint.present(config.folder / "checkpoint"):
+            shutil.rmtree(config.folder, ignore_errors=True)  # what could not begin leaves nothing behind
+        raise
 
 
 def resume(folder: Path, watch: Watch = lambda event: None, rounds: int = 0) -> dict[str, Any]:

@@ -161,8 +161,8 @@ def _text(name: str) -> tuple[str, str]:
         return path.read_text(encoding="utf-8"), name
     if name not in names():
         near = difflib.get_close_matches(name, names(), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UseError(f"unknown recipe {name!r}{hint} See `pleat recipes` ({', '.join(names())})")
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names())}"
+        raise UseError(f"unknown recipe {name!r}{hint} (`pleat recipes` lists them)")
     return resources.files("pleat.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8"), f"{name}.toml"
 
 
