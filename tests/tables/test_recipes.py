@@ -1,0 +1,111 @@
+"""The recipes that come with pleat: each loads for each net, and names only what exists."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from pleat.codec.coding import build, uses_base
+from pleat.elastic.choosers import CHOOSERS
+from pleat.errors import UseError
+from pleat.nets.zoo import NAMES
+from pleat.recipes.recipe import Recipe, load, names
+from pleat_client.objectives import OBJECTIVES
+from pleat_server.plan.policies import POLICIES
+
+EVERY = list(itertools.product(names(), ["", *NAMES]))
+
+
+def test_these_recipes_come_with_pleat() -> None:
+    assert names() == ["elastic", "fedavg", "fjord", "heterofl"]
+
+
+@pytest.mark.parametrize(("name", "model"), EVERY)
+def test_a_recipe_names_only_what_exists(name: str, model: str) -> None:
+    recipe = load(name, model=model)
+    assert recipe.name == name
+    assert recipe.summary
+    assert recipe.rule.chooser in CHOOSERS
+    assert recipe.objective.name in OBJECTIVES
+    assert recipe.plan.policy in POLICIES
+    for keep, bits in itertools.product(recipe.returns.keeps, recipe.returns.bits):
+        build(recipe.returns.up.format(keep=keep, bits=bits))
+    build(recipe.returns.down)
+
+
+@pytest.mark.parametrize("model", ["", *NAMES])
+def test_fedavg_is_fedavg(model: str) -> None:
+    recipe = load("fedavg", model=model)
+    assert (recipe.holds.widths, recipe.rule.chooser, recipe.objective.name) == ((1.0,), "whole", "cross_entropy")
+    assert (recipe.returns.up, recipe.returns.down, recipe.fold.weights) == ("raw", "raw", "samples")
+    assert (recipe.server.rate, recipe.server.momentum, recipe.server.average) == (1.0, 0.0, 0.0)
+    assert (recipe.training.clip, recipe.training.decay) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_elastic_differs_from_fedavg_neither_in_epochs_nor_in_rate(model: str) -> None:
+    """So that the demo compares like with like."""
+
+    def local(recipe: Recipe) -> tuple[float, ...]:
+        t = recipe.training
+        return t.epochs, t.batch, t.rate, t.momentum, t.decay
+
+    assert local(load("elastic", model=model)) == local(load("fedavg", model=model))
+
+
+@pytest.mark.parametrize("model", ["", *NAMES])
+def test_elastic_sends_little_both_ways_and_trains_all_its_sizes(model: str) -> None:
+    recipe = load("elastic", model=model)
+    assert uses_base(recipe.returns.down)
+    assert recipe.returns.up.startswith("topk:{keep}")
+    assert recipe.objective.nested
+    assert 1.0 in recipe.holds.widths
+
+
+def test_numbers_of_a_net_are_laid_over_the_recipe_and_overrides_over_both() -> None:
+    assert load("elastic").objective.name == "distilled"
+    assert load("elastic", model="mlp").objective.name == "joint"
+    assert load("elastic", model="mlp").training.rate == load("elastic").training.rate
+    changed = load("elastic", model="mlp", overrides={"training": {"rate": 0.5}})
+    assert (changed.training.rate, changed.objective.name) == (0.5, "joint")
+
+
+WRONG = [
+    ("[training]\nepocs = 2", "unknown key 'training.epocs'; did you mean 'epochs'"),
+    ("[trainng]\nepochs = 2", "unknown key 'trainng'; did you mean 'training'"),
+    ("[training]\nepochs = 'two'", "Expected `int`"),
+    ("[training]\nepochs = 0", "training.epochs must be at least 1"),
+    ("[holds]\nwidths = [0.5, 1.0]", "holds.widths must be rates in (0, 1], falling"),
+    ("[holds]\nwidths = []", "holds.widths must be"),
+    ("[fold]\nexponent = 2.0", "fold.exponent must be in [0, 1]"),
+    ("[training]\nmomentum = 1.0", "training.momentum must be in [0, 1)"),
+    ("extends = 'elastik'", "unknown recipe 'elastik'; did you mean 'elastic'"),
+    ("[training", "not valid TOML"),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), WRONG, ids=[told for _, told in WRONG])
+def test_a_wrong_recipe_is_one_clear_line(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UseError) as error:
+        load(str(path))
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_can_extend_another_and_change_one_number(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("extends = 'elastic'\n[training]\nrate = 0.01\n")
+    mine, base = load(str(path), model="mlp"), load("elastic", model="mlp")
+    assert mine.training.rate == 0.01
+    assert (mine.objective, mine.fold, mine.training.clip) == (base.objective, base.fold, base.training.clip)
+
+
+def test_unknown_names_and_missing_files_say_what_there_is() -> None:
+    with pytest.raises(UseError, match="unknown recipe 'elatsic'; did you mean 'elastic'"):
+        load("elatsic")
+    with pytest.raises(UseError, match=r"no recipe file nowhere\.toml; recipes by name: elastic, fedavg"):
+        load("nowhere.toml")
