@@ -77,6 +77,13 @@ class Loop:
     def run(self, total: int) -> State:
         """Close rounds until `total` are closed. Raises Fatal after FAILED_IN_A_ROW without an accepted report."""
         self.state = self.fleet.roll_call(self.state, self.carrier.devices().values())
+        try:
+            self._run(total)
+        finally:
+            self._sweeper.wait()
+        return self.state
+
+    def _run(self, total: int) -> None:
         while self.state.round < total:
             self.one()
             if self.state.failed_rounds >= FAILED_IN_A_ROW:
@@ -85,8 +92,6 @@ class Loop:
                     f"unchanged since round {self.state.round - FAILED_IN_A_ROW}. See `pleat devices` and the journal, "
                     f"then type `pleat resume {self.keep.folder}`"
                 )
-        self._sweeper.wait()
-        return self.state
 
     def one(self) -> None:
         """One round, from decisions to a dropped spool."""
@@ -94,6 +99,7 @@ class Loop:
         decisions = self._decisions()
         published = rounds.publication(self.setup, self.state)
         asked = rounds.orders(self.setup, published, decisions)
+        self._sweeper.wait()
         self.watch({"event": "round_started", "round": decisions.round, "devices": dict(decisions.rows)})
         sent = self.clock()
         rejected = self._collect(decisions, asked)
@@ -123,7 +129,7 @@ class Loop:
         self.state = state
         self.book.serve(self.setup.model, state.done)
         self.step("journal")
-        self.keep.journal.append(line)
+        self._sweeper.start(self.keep.journal.append, line)
         self.step("drop")
         self._sweeper.start(self._sweep, state.run, state.round)
         self.watch({"event": "round", **line})
@@ -147,7 +153,8 @@ class Loop:
             self._notice(f"round {number}: waiting: none of the {len(cohort)} devices here can take part", again=True)
             self._pump(1.0)
         self.step("plan")
-        self.keep.spool.write_plan(self.state.run, number, msgspec.json.encode(decisions.to_plain()))
+        plain = msgspec.json.encode(decisions.to_plain())
+        self._sweeper.start(self.keep.spool.write_plan, self.state.run, number, plain)  # durable before orders go out
         return decisions
 
     def _gather(self, number: int) -> list[str]:

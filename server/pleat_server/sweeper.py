@@ -1,6 +1,7 @@
-"""Deleting in the background: what a closed round no longer needs goes while the next one is already under way.
+"""Disk work in the background: what must be durable soon, or gone some time, while the round goes on.
 
-One piece of work at a time; an error in it surfaces at the next `wait`, so nothing fails in silence.
+Pieces of work run one after another, in the order they were begun; an error surfaces at the next `wait`, so nothing
+fails in silence.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ class Sweeper:
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        self._last: Future[None] | None = None
+        self._begun: list[Future[None]] = []
 
     def start(self, work: Callable[..., None], *arguments: object) -> None:
-        """Begin `work(*arguments)`, after what was begun before. Raises whatever that raised."""
-        self.wait()
+        """Have `work(*arguments)` done after what was begun before."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="pleat-sweep")
-        self._last = self._pool.submit(work, *arguments)
+        self._begun.append(self._pool.submit(work, *arguments))
 
     def wait(self) -> None:
-        """Until nothing is under way. Raises whatever the last work raised."""
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
+        """Until nothing is under way. Raises what the first work that failed raised."""
+        begun, self._begun = self._begun, []
+        for work in begun:
+            work.result()
