@@ -80,8 +80,12 @@ class Loop:
         try:
             self._run(total)
         finally:
-            self._sweeper.wait()
+            self.settle()
         return self.state
+
+    def settle(self) -> None:
+        """Until all that closed rounds began is on disk. Raises what went wrong there."""
+        self._sweeper.wait()
 
     def _run(self, total: int) -> None:
         while self.state.round < total:

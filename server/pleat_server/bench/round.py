@@ -92,6 +92,7 @@ def _times(loop: Loop, rounds: int) -> list[float]:
         started = time.perf_counter()
         loop.one()
         out.append(time.perf_counter() - started)
+    loop.settle()
     return out
 
 
