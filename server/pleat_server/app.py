@@ -17,6 +17,7 @@ from safetensors.numpy import save as to_safetensors
 
 from pleat import shard as shards
 from pleat.disk import write_atomic
+from pleat.elastic.start import scaled_start
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
 from pleat.nets.build import initial, spec
@@ -161,6 +162,8 @@ def restore(setup: Setup, config: RunConfig, keep: Keep, watch: Watch) -> State:
 def begin(setup: Setup, run: str, seed: int) -> State:
     """The state before the first round."""
     params = initial(setup.net, seed)
+    if setup.recipe.holds.scaled_start:
+        params = scaled_start(setup.model, params, setup.sizes.values())
     average = params if setup.recipe.server.average else None
     return State(run=run, seed=seed, params=params, average=average)
 

@@ -28,9 +28,11 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Holds(Table, frozen=True):
-    """1. What a device holds: the ladder of rows on offer. `widths`: channel rates in (0, 1], largest first."""
+    """1. What a device holds: the ladder of rows on offer. `widths`: channel rates in (0, 1], largest first.
+    `scaled_start`: scale the first weights so that every size begins with activations of the usual strength."""
 
     widths: tuple[float, ...] = (1.0,)
+    scaled_start: bool = False
 
 
 class Rule(Table, frozen=True):
