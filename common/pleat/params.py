@@ -35,11 +35,6 @@ class Sparse:
 Update = Mapping[str, "Array | Sparse"]
 
 
-def in_order(params: Mapping[str, Array]) -> Params:
-    """The same arrays with names sorted; arrays are shared, not copied."""
-    return {name: params[name] for name in sorted(params)}
-
-
 def dense(update: Update) -> Params:
     """`update` with every sparse tensor written out."""
     return {name: t.dense() if isinstance(t, Sparse) else t for name, t in sorted(update.items())}
@@ -50,13 +45,6 @@ def subtract(left: Mapping[str, Array], right: Mapping[str, Array]) -> Params:
     if left.keys() != right.keys():
         raise KeyError(f"tensor names differ: {sorted(left.keys() ^ right.keys())}")
     return {name: left[name] - right[name] for name in sorted(left)}
-
-
-def add(left: Mapping[str, Array], right: Mapping[str, Array]) -> Params:
-    """left + right, tensor by tensor. Raises KeyError if the names differ."""
-    if left.keys() != right.keys():
-        raise KeyError(f"tensor names differ: {sorted(left.keys() ^ right.keys())}")
-    return {name: left[name] + right[name] for name in sorted(left)}
 
 
 def count(params: Mapping[str, Array]) -> int:

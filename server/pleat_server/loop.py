@@ -21,6 +21,7 @@ from pleat.errors import Fatal
 from pleat.exchange.order import NEEDS_FULL, Order, OrderId
 from pleat.exchange.wire import report_from_bytes
 from pleat_server import round as rounds
+from pleat_server.background import Background
 from pleat_server.carrier import Carrier, Event, Joined, Left, Pulse, Rejected, Reported
 from pleat_server.desk import OrderBook
 from pleat_server.fleet import Fleet
@@ -31,7 +32,6 @@ from pleat_server.record import journal_line
 from pleat_server.round import Decisions, Setup
 from pleat_server.scores import Evaluator, scores_of
 from pleat_server.state import State, to_checkpoint
-from pleat_server.sweeper import Sweeper
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -70,7 +70,7 @@ class Loop:
     clock: Callable[[], float] = time.monotonic
     step: Callable[[str], None] = lambda name: None
     deadlines: bool = True  # False where devices run one after another, and a deadline would measure this machine
-    _sweeper: Sweeper = field(default_factory=Sweeper)
+    _background: Background = field(default_factory=Background)
     _said: dict[str, float] = field(default_factory=dict)
     _idle: dict[str, str] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ class Loop:
 
     def settle(self) -> None:
         """Until all that closed rounds began is on disk. Raises what went wrong there."""
-        self._sweeper.wait()
+        self._background.wait()
 
     def _run(self, total: int) -> None:
         while self.state.round < total:
@@ -103,7 +103,7 @@ class Loop:
         decisions = self._decisions()
         published = rounds.publication(self.setup, self.state)
         asked = rounds.orders(self.setup, published, decisions)
-        self._sweeper.wait()
+        self._background.wait()
         self.watch({"event": "round_started", "round": decisions.round, "devices": dict(decisions.rows)})
         sent = self.clock()
         rejected = self._collect(decisions, asked)
@@ -128,14 +128,14 @@ class Loop:
     def _close(self, state: State, line: dict[str, Any]) -> None:
         self.step("checkpoint")
         arrays, facts = to_checkpoint(state, self.setup.model)
-        self._sweeper.wait()
+        self._background.wait()
         checkpoint.save(self.keep.checkpoints, state.round, arrays, {**facts, "line": line}, sweep=False)
         self.state = state
         self.book.serve(self.setup.model, state.done)
         self.step("journal")
-        self._sweeper.start(self.keep.journal.append, line)
+        self._background.start(self.keep.journal.append, line)
         self.step("drop")
-        self._sweeper.start(self._sweep, state.run, state.round)
+        self._background.start(self._sweep, state.run, state.round)
         self.watch({"event": "round", **line})
 
     def _sweep(self, run: str, number: int) -> None:
@@ -157,8 +157,8 @@ class Loop:
             self._notice(f"round {number}: waiting: none of the {len(cohort)} devices here can take part", again=True)
             self._pump(1.0)
         self.step("plan")
-        plain = msgspec.json.encode(decisions.to_plain())
-        self._sweeper.start(self.keep.spool.write_plan, self.state.run, number, plain)  # durable before orders go out
+        plain = msgspec.json.encode(decisions.to_plain())  # `one` waits until it is durable
+        self._background.start(self.keep.spool.write_plan, self.state.run, number, plain)
         return decisions
 
     def _gather(self, number: int) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
-class Sweeper:
+class Background:
     """A single background thread that is made when first needed."""
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Sweeper:
     def start(self, work: Callable[..., None], *arguments: object) -> None:
         """Have `work(*arguments)` done after what was begun before."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="pleat-sweep")
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="pleat-background")
         self._begun.append(self._pool.submit(work, *arguments))
 
     def wait(self) -> None:
