@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Params = dict[str, Array]
+
+_PIECE = 8192  # entries: OpenBLAS shares products out from 10,000 on
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,16 @@ def subtract(left: Mapping[str, Array], right: Mapping[str, Array]) -> Params:
     if left.keys() != right.keys():
         raise KeyError(f"tensor names differ: {sorted(left.keys() ^ right.keys())}")
     return {name: left[name] - right[name] for name in sorted(left)}
+
+
+def dot(left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any]]) -> float:
+    """Inner product over all entries, of the same or of different precision, summed in float64 piece by piece.
+
+    A piece is too short for BLAS to share out among threads, which would go on spinning on the other cores for longer
+    than any such product takes; and no array of another precision is converted whole.
+    """
+    a, b = left.reshape(-1), right.reshape(-1)
+    return sum(float(np.dot(a[i : i + _PIECE], b[i : i + _PIECE])) for i in range(0, a.size, _PIECE))
 
 
 def count(params: Mapping[str, Array]) -> int:

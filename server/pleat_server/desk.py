@@ -18,7 +18,7 @@ from pleat.exchange.order import Order, OrderId, Payload
 from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
 from pleat.modelmap import ModelMap
-from pleat.params import Sparse, Update
+from pleat.params import Sparse, Update, dot
 from pleat_server.carrier import Verdict
 
 LARGEST_NORM = 1e6  # an update of a larger Euclidean norm is refused: no honest training step gets there
@@ -46,7 +46,7 @@ def _version(order: Order) -> int:
 def norm(update: Update) -> float:
     """Euclidean norm over all tensors."""
     arrays = (t.values if isinstance(t, Sparse) else t.reshape(-1) for t in update.values())
-    return float(np.sqrt(sum(float(np.dot(a, a)) for a in arrays)))
+    return float(np.sqrt(sum(dot(a, a) for a in arrays)))
 
 
 def check_report(model: ModelMap, order: Order, device: str, data: bytes) -> Report:

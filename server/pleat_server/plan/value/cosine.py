@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 from pleat.elastic.place import flat_index, plane
 from pleat.elastic.selection import Selection, coverage, cut_array, cuts, global_index, held
 from pleat.modelmap import ModelMap, TensorSpec
-from pleat.params import Array, Params, Sparse, Update
+from pleat.params import Array, Params, Sparse, Update, dot
 
 Contribution = tuple[str, Update, Selection, float]  # device, update in its submodel's coordinates, selection, weight
 AnyArray = NDArray[np.floating[Any]]
 Sums = Mapping[str, AnyArray]
 Weights = Mapping[str, "float | AnyArray"]  # summed weight per entry of a tensor; a number where all entries are equal
-
-PIECE = 1 << 16  # entries converted at a time
 
 
 def data_values(model: ModelMap, contributions: Callable[[], Iterable[Contribution]]) -> dict[str, float]:
@@ -46,7 +44,7 @@ def values_within(
 ) -> dict[str, float]:
     """The second pass alone, for whoever has the sums already: `total` = sum of weight x update, global shapes."""
     norms, cosines = dict[str, float](), dict[str, float]()
-    squares = {name: _dot(t, t) for name, t in total.items() if isinstance(weights[name], float)}
+    squares = {name: dot(t, t) for name, t in total.items() if isinstance(weights[name], float)}
     for device, update, selection, weight in contributions:
         norms[device] = math.sqrt(sum(_square(t) for t in update.values()))
         cosines[device] = _cosine(model, update, selection, weight, total, weights, squares)
@@ -125,9 +123,9 @@ def _cosine(
         mask = selection.masks.get(spec.name)
         if mask is not None:
             others *= cut_array(mask, places)
-        dot += _dot(own, others)
-        own_square += _dot(own, own)
-        other_square += _dot(others, others)
+        dot += dot(own, others)
+        own_square += dot(own, own)
+        other_square += dot(others, others)
     if own_square <= 0 or other_square <= 0:
         return 0.0
     return dot / math.sqrt(own_square * other_square)
@@ -145,18 +143,10 @@ def _common(own: Array, others: AnyArray, rest: AnyArray, weight: float) -> tupl
 
 def _square(tensor: Array | Sparse) -> float:
     values = tensor.values if isinstance(tensor, Sparse) else tensor
-    return _dot(values, values)
+    return dot(values, values)
 
 
 def _dot_with(total: AnyArray, part: Array | Sparse) -> float:
     if isinstance(part, Sparse):
-        return _dot(total.reshape(-1)[part.index], part.values)
-    return _dot(total, part)
-
-
-def _dot(left: AnyArray, right: AnyArray) -> float:
-    """The inner product; of two precisions piece by piece, so that none is converted whole."""
-    a, b = left.reshape(-1), right.reshape(-1)
-    if a.dtype == b.dtype:
-        return float(np.dot(a, b))
-    return sum(float(np.dot(a[i : i + PIECE], b[i : i + PIECE])) for i in range(0, a.size, PIECE))
+        return dot(total.reshape(-1)[part.index], part.values)
+    return dot(total, part)
