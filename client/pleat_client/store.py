@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from pleat.disk import failure, make_folder, read_versioned, set_aside, sync_folder, write_atomic, write_versioned
+from pleat.disk import Content, failure, make_folder, read_versioned, set_aside, sync_folder, versioned, write_together
 from pleat.errors import LocalError
 from pleat.exchange.order import OrderId
 
@@ -67,12 +67,14 @@ class Store:
         """
         folder = self._place(order_id, _STAGED)
         fresh = folder.with_name(f".{folder.name}")
+        files: list[tuple[Path, Content]] = [(fresh / "report", report)]
+        if state is not None:
+            files.append((fresh / "state", versioned(VERSION, state)))
         try:
             shutil.rmtree(fresh, ignore_errors=True)
-            make_folder(fresh)
-            if state is not None:
-                write_versioned(fresh / "state", VERSION, state)
-            write_atomic(fresh / "report", report)
+            make_folder(folder.parent)
+            fresh.mkdir()  # durable with the rename below
+            write_together(files)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(fresh, folder)
             sync_folder(folder.parent)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import itertools
 import os
 import shutil
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,7 +23,7 @@ Chunk = bytes | bytearray | memoryview
 Content = Chunk | Iterable[Chunk]
 
 MAGIC = b"PLEATFIL"
-_HEAD = struct.Struct("<8sIQ32s")  # magic, version, payload length, SHA-256 of version, length and payload
+_HEAD = struct.Struct("<8sIQI")  # magic, version, payload length, CRC-32 of version, length and payload
 _TEMPORARY = ".tmp"
 _TOKEN = os.urandom(4).hex()  # tells this process's temporary files from those of a crashed one of the same pid
 _serial = itertools.count()
@@ -143,9 +143,16 @@ def _write_temporary(temporary: Path, path: Path, content: Content, mode: int) -
 
 
 def write_versioned(path: Path, version: int, payload: bytes, *, mode: int = 0o644) -> None:
-    """Write `payload` atomically under a header with the format's `version` and a SHA-256. Raises LocalError."""
-    head = _HEAD.pack(MAGIC, version, len(payload), _digest(version, payload))
-    write_atomic(path, (head, payload), mode=mode)
+    """Write `payload` atomically under a header with the format's `version` and a CRC-32. Raises LocalError."""
+    write_atomic(path, versioned(version, payload), mode=mode)
+
+
+def versioned(version: int, payload: bytes) -> tuple[bytes, bytes]:
+    """Header and payload of a versioned file, for `write_together`.
+
+    The checksum is against decay, not against forgers: whoever can write here can write anything.
+    """
+    return _HEAD.pack(MAGIC, version, len(payload), _checksum(version, payload)), payload
 
 
 def read_versioned(path: Path, newest: int | None = None) -> tuple[int, bytes]:
@@ -161,23 +168,21 @@ def read_versioned(path: Path, newest: int | None = None) -> tuple[int, bytes]:
         raise LocalError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) < _HEAD.size:
         raise LocalError(f"{path} is damaged: {len(data)} bytes, a header alone has {_HEAD.size}")
-    magic, version, length, digest = _HEAD.unpack_from(data)
+    magic, version, length, checksum = _HEAD.unpack_from(data)
     if magic != MAGIC:
         raise LocalError(f"{path} is damaged or no file of pleat's: it starts with {magic!r}, not {MAGIC!r}")
     payload = data[_HEAD.size :]
     if len(payload) != length:
         raise LocalError(f"{path} is damaged: {length} bytes of payload announced, {len(payload)} found")
-    if _digest(version, payload) != digest:
-        raise LocalError(f"{path} is damaged: its content does not have the SHA-256 it was written with")
+    if _checksum(version, payload) != checksum:
+        raise LocalError(f"{path} is damaged: its content does not have the CRC-32 it was written with")
     if newest is not None and version > newest:
         raise LocalError(f"{path} has format {version}, this pleat reads up to {newest}; install a newer pleat")
     return version, payload
 
 
-def _digest(version: int, payload: bytes) -> bytes:
-    h = hashlib.sha256(struct.pack("<IQ", version, len(payload)))
-    h.update(payload)
-    return h.digest()
+def _checksum(version: int, payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(struct.pack("<IQ", version, len(payload))))
 
 
 def set_aside(path: Path) -> Path:

@@ -100,11 +100,11 @@ def test_another_magic_is_refused() -> None:
     refuse("raw", b"GET" + encode("raw", UPDATE, CTX)[3:], "frame starts with b'GET', expected b'PLT'")
 
 
-@pytest.mark.parametrize(("version", "age"), [(0, "older"), (2, "newer")])
+@pytest.mark.parametrize(("version", "age"), [(1, "older"), (3, "newer")])
 def test_another_version_is_refused_and_says_which_side_to_update(version: int, age: str) -> None:
     body = bytearray(encode("raw", UPDATE, CTX)[:-4])
     body[3] = version
-    refuse("raw", sealed(bytes(body)), f"frame version {version} is {age} than ours, 1; update the {age} side")
+    refuse("raw", sealed(bytes(body)), f"frame version {version} is {age} than ours, 2; update the {age} side")
 
 
 def test_a_flipped_bit_is_refused() -> None:
@@ -500,13 +500,13 @@ def test_every_truncation_is_refused_sealed_or_not(text: str) -> None:
 def test_noise_is_refused(noise: bytes) -> None:
     refuse("topk:0.1/lloyd:4", noise, ".")
     if noise != b"\0\0":  # a block that keeps nothing
-        refuse("topk:0.1/lloyd:4", sealed(b"PLT\x01" + binding("topk:0.1/lloyd:4", CTX) + noise), ".")
+        refuse("topk:0.1/lloyd:4", sealed(b"PLT\x02" + binding("topk:0.1/lloyd:4", CTX) + noise), ".")
 
 
 def test_peeking_tells_what_a_frame_holds_and_refuses_what_is_malformed() -> None:
     data = encode("topk:0.1/lloyd:4", UPDATE, CTX)
     info = peek(data)
-    assert (info.version, info.length, info.binding) == (1, len(data), data[4:12])
+    assert (info.version, info.length, info.binding) == (2, len(data), data[4:12])
     assert [row[:3] for row in info.blocks] == [("LEVELS", "GAPS", 200)]
     with pytest.raises(RemoteError, match="more than the 16384 blocks"):
         peek(sealed(data[:12] + bytes(40_000)))

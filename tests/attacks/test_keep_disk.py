@@ -128,9 +128,9 @@ def damaged(data: bytes) -> list[tuple[bytes, str]]:
         (data[:-1], "20 bytes of payload announced, 19 found"),
         (data + b"x", "20 bytes of payload announced, 21 found"),
         (b"X" + data[1:], "it starts with b'XLEATFIL'"),
-        (data[:-1] + b"!", "does not have the SHA-256"),
-        (data[:8] + b"\x02" + data[9:], "does not have the SHA-256"),  # the version is digested too
-        (data[: head - 1] + b"!" + data[head:], "does not have the SHA-256"),
+        (data[:-1] + b"!", "does not have the CRC-32"),
+        (data[:8] + b"\x02" + data[9:], "does not have the CRC-32"),  # the version is digested too
+        (data[: head - 1] + b"!" + data[head:], "does not have the CRC-32"),
         (data[:12] + b"\x15" + data[13:], "21 bytes of payload announced, 20 found"),
     ]
 

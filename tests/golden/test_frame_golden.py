@@ -1,4 +1,4 @@
-"""Golden frames: bytes of proto/FRAME.md as they were when version 1 was fixed. A change here is a new frame version.
+"""Golden frames: bytes of proto/FRAME.md as they were when version 2 was fixed. A change here is a new frame version.
 
 Every golden frame must decode to what it decoded to; encoding must give the same bytes again, but where another zstd
 than the one that made them may compress otherwise. `frames.json` holds, by coding, the frame and the digest of what it
@@ -77,9 +77,9 @@ def test_a_frame_can_be_read_by_hand() -> None:
     value = np.zeros((8, 16), np.float32)
     value[0, 3], value[2, 0], value[7, 15] = 1.5, -2.0, 0.25
     data = encode("topk:0.05/f32", {"w": value}, Context(net, WHOLE, 7, 8, 9))
-    known = b"pleat frame 1\0topk:0.05/f32\x007\x008\x009\0" + net.digest + WHOLE.digest
+    known = b"pleat frame 2\0topk:0.05/f32\x007\x008\x009\0" + net.digest + WHOLE.digest
     by_hand = (
-        b"PLT\x01"
+        b"PLT\x02"
         + hashlib.sha256(known).digest()[:8]
         + bytes([1, 1])  # float32 values, positions as gaps
         + bytes([3, 1, 0])  # k = 3; floor(log2(128 / 3)) - 4 = 1 low bit; no escapes

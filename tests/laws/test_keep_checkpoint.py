@@ -120,14 +120,14 @@ def flipped(data):
 
 DAMAGE = [
     ("safetensors", cut, "bytes, .* were written"),
-    ("safetensors", flipped, "does not have the SHA-256"),
+    ("safetensors", flipped, "does not have the CRC-32"),
     ("safetensors", lambda data: None, "No such file"),
     ("json", cut, "cannot be read"),
     ("json", lambda data: b"", "cannot be read"),
-    ("json", lambda data: b"[1]", "does not have the SHA-256"),
-    ("json", lambda data: data.replace(b'"n": 2', b'"n": 3'), "does not have the SHA-256"),
-    ("json", lambda data: data.replace(b'"sha256": "', b'"sha256": "0', 1), "does not have the SHA-256"),
-    ("json", lambda data: data.replace(b'"format": 1', b'"format": 2'), "does not have the SHA-256"),
+    ("json", lambda data: b"[1]", "does not have the CRC-32"),
+    ("json", lambda data: data.replace(b'"n": 2', b'"n": 3'), "does not have the CRC-32"),
+    ("json", lambda data: data.replace(b'"crc32": "', b'"crc32": "0', 1), "does not have the CRC-32"),
+    ("json", lambda data: data.replace(b'"format": 1', b'"format": 2'), "does not have the CRC-32"),
 ]
 
 
@@ -150,9 +150,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_told(tmp_pat
 def signed(path, **changes):
     """The JSON file with other facts under a right digest."""
     body = json.loads(path.read_bytes())
-    body.pop("sha256")
+    body.pop("crc32")
     body |= changes
-    path.write_text(json.dumps({**body, "sha256": checkpoint._of(body)}))
+    path.write_text(json.dumps({**body, "crc32": checkpoint._of(body)}))
 
 
 def test_a_checkpoint_of_a_newer_format_or_under_a_wrong_name_is_not_loaded(tmp_path):

@@ -11,6 +11,7 @@ Reading raises one `RemoteError` per violation and takes no memory beyond the fr
 from __future__ import annotations
 
 import hashlib
+import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pleat.codec.transform import Context, Transform, stateless
 from pleat.errors import RemoteError
 
 MAGIC = b"PLT"
-VERSION = 1
+VERSION = 2
 HEAD = len(MAGIC) + 1 + 8
 LEAST = HEAD + 4
 VARINT_BYTES = 5  # enough for 2^35 - 1
@@ -88,12 +89,14 @@ def frame(coding: str, based: bool = False) -> Transform:
 
 
 def binding(coding: str, ctx: Context, based: bool = False) -> bytes:
-    """First 8 bytes of SHA-256 over what both ends know; a base counts by its bf16 patterns, in the layout's order."""
+    """First 8 bytes of SHA-256 over what both ends know; a base, as large as the model, by its patterns' CRC-32."""
     h = hashlib.sha256(f"pleat frame {VERSION}\0{coding}\0{ctx.round}\0{ctx.seed}\0{ctx.version}\0".encode())
     h.update(ctx.model.digest + ctx.selection.digest)
     if based and ctx.base is not None:
+        crc = 0
         for run in layout(ctx).runs:
-            h.update(join_bf16(run, ctx.base).astype("<u2", copy=False).tobytes())
+            crc = zlib.crc32(join_bf16(run, ctx.base).astype("<u2", copy=False).data, crc)
+        h.update(struct.pack("<I", crc))
     return h.digest()[:8]
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints: a run's whole state at the end of a round, atomic, verified by SHA-256, the last three kept.
+"""Checkpoints: a run's whole state at the end of a round, atomic, verified by CRC-32, the last three kept.
 
     round-000012.safetensors    all arrays, named GROUP/TENSOR (any safetensors reader opens it)
-    round-000012.json           format, round, facts, and the SHA-256 of the arrays' file and of itself
+    round-000012.json           format, round, facts, and the CRC-32 of the arrays' file and of itself
 
 The JSON file is renamed into place last: a checkpoint exists exactly when it does. One whose bytes do not match is
 passed over in favour of the one before, with a note; it is left where it is.
@@ -10,9 +10,9 @@ passed over in favour of the one before, with a note; it is left where it is.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,24 +46,25 @@ def save(folder: Path, round: int, arrays: Arrays, meta: Mapping[str, Any], swee
     make_folder(folder)
     stem = f"round-{round:06d}"
     tensors, facts = folder / f"{stem}.safetensors", folder / f"{stem}.json"
-    digest, written = hashlib.sha256(), [0]
+    crc, written = 0, 0
 
-    def hashed() -> Iterator[memoryview]:
+    def counted() -> Iterator[memoryview]:
+        nonlocal crc, written
         for piece in _safetensors(arrays):
-            digest.update(piece)
-            written[0] += piece.nbytes
+            crc = zlib.crc32(piece, crc)
+            written += piece.nbytes
             yield piece
 
-    def described() -> Iterator[bytes]:  # consumed after the arrays: their digest is known by then
+    def described() -> Iterator[bytes]:  # consumed after the arrays: their checksum is known by then
         body = {
             "format": FORMAT,
             "round": round,
-            "tensors": {"file": tensors.name, "bytes": written[0], "sha256": digest.hexdigest()},
-            "meta": json.loads(json.dumps(meta)),  # keys become strings now, not after the digest
+            "tensors": {"file": tensors.name, "bytes": written, "crc32": f"{crc:08x}"},
+            "meta": json.loads(json.dumps(meta)),  # keys become strings now, not after the checksum
         }
-        yield json.dumps({**body, "sha256": _of(body)}, indent=1).encode()
+        yield json.dumps({**body, "crc32": _of(body)}, indent=1).encode()
 
-    write_together([(tensors, hashed()), (facts, described())])
+    write_together([(tensors, counted()), (facts, described())])
     if sweep:
         forget(folder)
     return facts
@@ -103,8 +104,8 @@ def _rounds(folder: Path) -> list[int]:
 def _read(path: Path, number: int) -> tuple[dict[str, dict[str, NDArray[Any]]], dict[str, Any]]:
     try:
         body = json.loads(path.read_bytes())
-        if not isinstance(body, dict) or body.pop("sha256", None) != _of(body):
-            raise LocalError(f"{path} does not have the SHA-256 it was written with")
+        if not isinstance(body, dict) or body.pop("crc32", None) != _of(body):
+            raise LocalError(f"{path} does not have the CRC-32 it was written with")
     except (OSError, ValueError) as error:
         raise LocalError(f"{path} cannot be read: {error}") from error
     if body["format"] > FORMAT:
@@ -119,8 +120,8 @@ def _read(path: Path, number: int) -> tuple[dict[str, dict[str, NDArray[Any]]], 
     expected = body["tensors"]
     if len(data) != expected["bytes"]:
         raise LocalError(f"{tensors} has {len(data):,} bytes, {expected['bytes']:,} were written")
-    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-        raise LocalError(f"{tensors} does not have the SHA-256 it was written with")
+    if f"{zlib.crc32(data):08x}" != expected["crc32"]:
+        raise LocalError(f"{tensors} does not have the CRC-32 it was written with")
     return _grouped(data, tensors), body["meta"]
 
 
@@ -158,8 +159,8 @@ def _safetensors(arrays: Arrays) -> Iterator[memoryview]:
 
 
 def _of(body: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON form."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """CRC-32 of the canonical JSON form."""
+    return f"{zlib.crc32(json.dumps(body, sort_keys=True, separators=(',', ':')).encode()):08x}"
 
 
 def forget(folder: Path) -> None:

@@ -103,7 +103,7 @@ def _cosine(
     squares: Mapping[str, float],
 ) -> float:
     """Over entries this device and at least one other hold; the others' mean there is (total - own) / (W - w)."""
-    dot = own_square = other_square = 0.0
+    product = own_square = other_square = 0.0
     for spec in held(model, selection):
         part = _inside(model, selection, spec, update[spec.name])
         everyone = weights[spec.name]
@@ -112,7 +112,7 @@ def _cosine(
             if rest <= 1e-6 * weight:
                 continue
             both, mine = _dot_with(total[spec.name], part), _square(part)
-            dot += (both - weight * mine) / rest
+            product += (both - weight * mine) / rest
             own_square += mine
             other_square += max(0.0, squares[spec.name] - 2 * weight * both + weight**2 * mine) / rest**2
             continue
@@ -123,12 +123,12 @@ def _cosine(
         mask = selection.masks.get(spec.name)
         if mask is not None:
             others *= cut_array(mask, places)
-        dot += dot(own, others)
+        product += dot(own, others)
         own_square += dot(own, own)
         other_square += dot(others, others)
     if own_square <= 0 or other_square <= 0:
         return 0.0
-    return dot / math.sqrt(own_square * other_square)
+    return product / math.sqrt(own_square * other_square)
 
 
 def _common(own: Array, others: AnyArray, rest: AnyArray, weight: float) -> tuple[Array, AnyArray]:
