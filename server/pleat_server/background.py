@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 
 class Background:
@@ -15,13 +16,14 @@ class Background:
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        self._begun: list[Future[None]] = []
+        self._begun: list[Future[Any]] = []
 
-    def start(self, work: Callable[..., None], *arguments: object) -> None:
-        """Have `work(*arguments)` done after what was begun before."""
+    def start(self, work: Callable[..., object], *arguments: object) -> Future[Any]:
+        """Have `work(*arguments)` done after what was begun before; returns what tells when it is."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="pleat-background")
         self._begun.append(self._pool.submit(work, *arguments))
+        return self._begun[-1]
 
     def wait(self) -> None:
         """Until nothing is under way. Raises what the first work that failed raised."""

@@ -3,7 +3,9 @@
 A round is: decide (or read the decisions that an interrupted sitting wrote) -> orders -> wait for quorum or deadline ->
 fold the spool -> close -> checkpoint -> journal -> drop the spool. Each step may be the last one before a crash:
 decisions are durable before the first order, reports before their acknowledgement, and the checkpoint carries the
-journal line, so that resuming repeats nothing that counted and forgets nothing that was acknowledged.
+journal line, so that resuming repeats nothing that counted and forgets nothing that was acknowledged. The disk works
+while the next round is decided and coded: no order goes out before the checkpoint that it follows from is durable, and
+no report is dropped before the checkpoint that contains it is.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +73,8 @@ class Loop:
     clock: Callable[[], float] = time.monotonic
     step: Callable[[str], None] = lambda name: None
     deadlines: bool = True  # False where devices run one after another, and a deadline would measure this machine
-    _background: Background = field(default_factory=Background)
+    _before_orders: Background = field(default_factory=Background)  # what must be durable before an order goes out
+    _some_time: Background = field(default_factory=Background)
     _said: dict[str, float] = field(default_factory=dict)
     _idle: dict[str, str] = field(default_factory=dict)
 
@@ -85,7 +89,10 @@ class Loop:
 
     def settle(self) -> None:
         """Until all that closed rounds began is on disk. Raises what went wrong there."""
-        self._background.wait()
+        try:
+            self._before_orders.wait()
+        finally:
+            self._some_time.wait()
 
     def _run(self, total: int) -> None:
         while self.state.round < total:
@@ -103,7 +110,7 @@ class Loop:
         decisions = self._decisions()
         published = rounds.publication(self.setup, self.state)
         asked = rounds.orders(self.setup, published, decisions)
-        self._background.wait()
+        self._before_orders.wait()
         self.watch({"event": "round_started", "round": decisions.round, "devices": dict(decisions.rows)})
         sent = self.clock()
         rejected = self._collect(decisions, asked)
@@ -128,17 +135,25 @@ class Loop:
     def _close(self, state: State, line: dict[str, Any]) -> None:
         self.step("checkpoint")
         arrays, facts = to_checkpoint(state, self.setup.model)
-        self._background.wait()
-        checkpoint.save(self.keep.checkpoints, state.round, arrays, {**facts, "line": line}, sweep=False)
+        self._some_time.wait()  # the last round's; long done
+        saved = self._before_orders.start(
+            checkpoint.save, self.keep.checkpoints, state.round, arrays, {**facts, "line": line}, False
+        )
         self.state = state
         self.book.serve(self.setup.model, state.done)
         self.step("journal")
-        self._background.start(self.keep.journal.append, line)
+        self._some_time.start(self._log, saved, line)
         self.step("drop")
-        self._background.start(self._sweep, state.run, state.round)
+        self._some_time.start(self._sweep, saved, state.run, state.round)
         self.watch({"event": "round", **line})
 
-    def _sweep(self, run: str, number: int) -> None:
+    def _log(self, saved: Future[Path], line: dict[str, Any]) -> None:
+        saved.result()
+        self.keep.journal.append(line)
+
+    def _sweep(self, saved: Future[Path], run: str, number: int) -> None:
+        """Forget what the checkpoint of round `number` contains, if it could be saved."""
+        saved.result()
         self.keep.spool.drop(run, number)
         checkpoint.forget(self.keep.checkpoints)
 
@@ -158,7 +173,7 @@ class Loop:
             self._pump(1.0)
         self.step("plan")
         plain = msgspec.json.encode(decisions.to_plain())  # `one` waits until it is durable
-        self._background.start(self.keep.spool.write_plan, self.state.run, number, plain)
+        self._before_orders.start(self.keep.spool.write_plan, self.state.run, number, plain)
         return decisions
 
     def _gather(self, number: int) -> list[str]:

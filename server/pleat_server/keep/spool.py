@@ -172,6 +172,7 @@ class SpoolWriter:
         self.order_id, self.size, self.written = order_id, size, 0
         self._spool, self._folder = spool, folder
         self._crc = 0
+        self._flushed = 0
         self._over = False
         self._named = folder / f"{order_id.rank:06d}.report"  # what messages call it
         self.path = temporary_beside(self._named)  # where the bytes are until `commit`
@@ -206,12 +207,18 @@ class SpoolWriter:
         with self._guarded():
             return self.path.read_bytes()
 
+    def flush(self) -> None:
+        """Have what was written reach the disk. May run in another thread beside `data`, and nothing else."""
+        with self._guarded() as descriptor:
+            os.fsync(descriptor)
+        self._flushed = self.written
+
     def commit(self) -> Path:
         """Make the report durable under its order id; returns its file. Raises as `close` does."""
         self.close()
         target = self._folder / f"{self.order_id.rank:06d}.{self.size}.{self._crc:08x}.report"
-        with self._guarded() as descriptor:
-            os.fsync(descriptor)
+        if self._flushed != self.written:
+            self.flush()
         with self._spool._lock:  # two streams may bring the same report: the first stays
             there = self._spool._find(self.order_id)
             if there is None:

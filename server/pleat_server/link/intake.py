@@ -1,17 +1,18 @@
 """Reports on their way in: from the first chunk to the acknowledgement, off the event loop.
 
-A report is acknowledged once it is checked and durable, in that order: `Desk.admit`, then `Desk.settle` with the
-spool's `commit`. Reports are checked one at a time in one thread, so that memory holds one of them, however many
-arrive. Two streams may bring the same report: the first to be durable stays, both are acknowledged, the loop is told
-once.
+A report is acknowledged once it is checked and durable: `Desk.admit`, while its bytes go to the disk, then
+`Desk.settle` with the spool's `commit`. Reports are checked one at a time in one thread, so that memory holds one of
+them, however many arrive. Two streams may bring the same report: the first to be durable stays, both are acknowledged,
+the loop is told once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -82,7 +83,8 @@ class Intake:
     def end(self, device: str, upload: Upload) -> None:
         """All bytes are here: check them, make them durable, and answer, later."""
         if upload.writer is not None:
-            self._checker.submit(self._judge, device, upload, upload.writer, self.now() - upload.since)
+            flushing = self._writers.submit(upload.writer.flush)
+            self._checker.submit(self._judge, device, upload, upload.writer, self.now() - upload.since, flushing)
 
     def drop(self, upload: Upload) -> None:
         """The report will not be whole: leave nothing of it, once no thread is at it any more."""
@@ -91,14 +93,14 @@ class Intake:
 
     def close(self) -> None:
         """Finish what was received whole."""
-        self._writers.shutdown()
         self._checker.shutdown()
+        self._writers.shutdown()
 
-    def _judge(self, device: str, upload: Upload, writer: SpoolWriter, up_s: float) -> None:
+    def _judge(self, device: str, upload: Upload, writer: SpoolWriter, up_s: float, flushing: Future[None]) -> None:
         order = order_id(upload.order)
         try:
-            with writer:
-                answer, event = self._judged(device, order, upload.size, writer, up_s)
+            with writer, _finished(flushing):
+                answer, event = self._judged(device, order, upload.size, writer, up_s, flushing)
         except RemoteError as error:
             answer, event = Returned(upload.order, str(error)), Rejected(device, order, str(error))
         except LocalError as error:  # a full disk: the device keeps its report, and sends it after its back-off
@@ -110,13 +112,14 @@ class Intake:
         self._answer(device, answer, event)
 
     def _judged(
-        self, device: str, order: OrderId, size: int, writer: SpoolWriter, up_s: float
+        self, device: str, order: OrderId, size: int, writer: SpoolWriter, up_s: float, flushing: Future[None]
     ) -> tuple[Ack | Returned | Bye, Event | None]:
         verdict = self._desk.verdict(device, order)  # again: much can happen while a report comes in
         if verdict is Verdict.ALREADY:
             return Ack(str(order)), None
         if verdict is Verdict.TAKE:
             self._desk.admit(device, order, writer.data())
+            flushing.result()
             if self._desk.settle(device, order, lambda: _commit(writer)):
                 return Ack(str(order)), Reported(device, order, size, up_s)
         return Returned(str(order), LATE), None
@@ -125,6 +128,15 @@ class Intake:
         work = self._writers.submit(call)
         upload.work = work
         return await asyncio.wrap_future(work)
+
+
+@contextlib.contextmanager
+def _finished(work: Future[None]) -> Iterator[None]:
+    """Leave only when `work` is over, however it ended."""
+    try:
+        yield
+    finally:
+        wait((work,))
 
 
 def _commit(writer: SpoolWriter) -> None:
