@@ -1,5 +1,7 @@
 """A device that trains nothing, for `round.py`: the real link, store and codings, and a fixed random update.
 
+It keeps the memory that it frees, as a trainer does while it takes steps.
+
 python -m pleat_server.bench.null_device HOST:PORT NAME STATE_FOLDER
 """
 
@@ -19,6 +21,7 @@ from pleat.exchange.wire import order_from_bytes, order_id, report_to_bytes
 from pleat.modelmap import ModelMap
 from pleat.nets.trace import model_map
 from pleat.params import Params
+from pleat_client import thrift
 from pleat_client.link import Link
 from pleat_client.payloads import give, receive
 from pleat_client.state import DeviceState, limited, to_bytes
@@ -87,6 +90,7 @@ class NullDevice:
 
 
 async def serve(address: str, name: str, folder: Path) -> None:
+    thrift.keep_buffers()
     store = Store(folder)
     device = NullDevice(name, store)
     shape, classes = (1, 8, 8), 10
