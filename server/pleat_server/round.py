@@ -152,6 +152,8 @@ def _model_payload(
 def held_base(model: ModelMap, state: State, holding: Holding, selection: Selection) -> Params:
     """What the device can build of `selection` from what it holds: its published version, 0 where it held nothing."""
     published = version(state, holding.version)
+    if holding.selection == selection:
+        return extract(model, selection, published)
     own = dense(embed(model, holding.selection, extract(model, holding.selection, published)))
     return extract(model, selection, own)
 

@@ -34,6 +34,12 @@ def to_bf16(array: Array) -> Words:
     return out
 
 
+def upper(array: Array) -> Words:
+    """Patterns of `array` cut off rather than rounded: the same for values that are bf16 numbers, and three times as
+    fast."""
+    return (np.ascontiguousarray(array).view(np.uint32) >> 16).astype(np.uint16)
+
+
 def from_bf16(words: Words) -> Array:
     """The float32 values of `words`."""
     bits = words.astype(np.uint32)

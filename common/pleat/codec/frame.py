@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from pleat.codec.entropy import Section
-from pleat.codec.layout import Layout, join_bf16, layout
+from pleat.codec.layout import Layout, join_base, layout
 from pleat.codec.transform import Context, Transform, stateless
 from pleat.errors import RemoteError
 
@@ -95,7 +95,7 @@ def binding(coding: str, ctx: Context, based: bool = False) -> bytes:
     if based and ctx.base is not None:
         crc = 0
         for run in layout(ctx).runs:
-            crc = zlib.crc32(join_bf16(run, ctx.base).astype("<u2", copy=False).data, crc)
+            crc = zlib.crc32(join_base(run, ctx).astype("<u2", copy=False).data, crc)
         h.update(struct.pack("<I", crc))
     return h.digest()[:8]
 

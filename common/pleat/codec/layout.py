@@ -8,7 +8,7 @@ it holds `SEAM` entries, so that large tensors get a codebook and Huffman tables
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pleat.codec.bf16 import Words, to_bf16
+from pleat.codec.bf16 import Words, to_bf16, upper
 from pleat.codec.transform import Context
 from pleat.elastic.selection import cut_array, cuts, held
 from pleat.errors import UseError
@@ -114,16 +114,21 @@ def join(run: Run, params: Mapping[str, Array]) -> Array:
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def join_bf16(run: Run, params: Mapping[str, Array]) -> Words:
+def join_bf16(run: Run, params: Mapping[str, Array], patterns: Callable[[Array], Words] = to_bf16) -> Words:
     """The bf16 patterns of the run, always a new array. Tensors missing in `params` are 0."""
     out, start = np.zeros(run.size, np.uint16), 0
     for place in run.places:
         array = params.get(place.name)
         if array is not None:
             check_shape(place.name, array.shape, place.shape)
-            out[start : start + place.size] = to_bf16(flat(place, array))
+            out[start : start + place.size] = patterns(flat(place, array))
         start += place.size
     return out
+
+
+def join_base(run: Run, ctx: Context) -> Words:
+    """The patterns of the context's base, always a new array; all 0 without one."""
+    return join_bf16(run, ctx.base or {}, upper)
 
 
 def split(run: Run, line: Array) -> Params:

@@ -25,7 +25,7 @@ from pleat.codec.blocks import (
     write_positions,
 )
 from pleat.codec.frame import Block, Values
-from pleat.codec.layout import Run, check_names, join, join_bf16, join_sparse, layout, split, split_sparse
+from pleat.codec.layout import Run, check_names, join, join_base, join_bf16, join_sparse, layout, split, split_sparse
 from pleat.codec.select import kept
 from pleat.codec.transform import Context, Transform, stateless
 from pleat.errors import LocalError, RemoteError
@@ -122,7 +122,7 @@ def bf16_delta() -> Transform:
             words = join_bf16(run, value)
             if not is_finite(words):
                 raise LocalError("the model holds NaN or infinite entries and was not coded")
-            change = entropy.zigzag(words - join_bf16(run, ctx.base or {}))
+            change = entropy.zigzag(words - join_base(run, ctx))
             blocks += [_change_block(change[start:end]) for start, end in run.segments()]
         return blocks
 
@@ -132,7 +132,7 @@ def bf16_delta() -> Transform:
         out: Params = {}
         for run in at.runs:
             own, blocks = blocks[: len(run.segments())], blocks[len(run.segments()) :]
-            words = join_bf16(run, ctx.base or {})
+            words = join_base(run, ctx)
             for (start, end), block in zip(run.segments(), own, strict=True):
                 _apply(words[start:end], block)
             if not is_finite(words):

@@ -21,6 +21,7 @@ class Context:
     """What both ends know of one value without sending it; a frame is bound to all of it.
 
     `base`: what both ends hold, in the submodel's shapes, for codings that send differences; missing tensors are 0.
+    Its values are bf16 numbers: of others the upper half alone counts.
     `checked`: this frame passed every check before and lay safely since; its checksum is not computed again.
     """
 

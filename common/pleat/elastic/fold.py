@@ -122,6 +122,9 @@ class Fold:
         for spec in self.model.tensors:
             power = 1.0 if spec.role == "buffer" else exponent
             step = np.zeros(spec.shape, dtype)
+            if self._plain(spec.name, step):
+                out[spec.name] = step
+                continue
             for at, total, share in self._slabs(spec):
                 divisor = _power(share, power)
                 np.divide(total, divisor * self.weight, out=total, where=share > 0)
@@ -135,6 +138,9 @@ class Fold:
         out: Params = {}
         for spec in self.model.tensors:
             step = np.zeros(spec.shape, dtype)
+            if self._plain(spec.name, step):
+                out[spec.name] = step
+                continue
             for at, total, share in self._slabs(spec):
                 if spec.role == "buffer":
                     np.divide(total, share * self.weight, out=total, where=share > 0)
@@ -145,6 +151,13 @@ class Fold:
             out[spec.name] = step
         return out
 
+    def _plain(self, name: str, step: NDArray[np.floating[Any]]) -> bool:
+        """Fill `step` with the plain average where every update held all of the tensor; all fills agree there."""
+        everywhere = self._held_by_all(name)
+        if everywhere:
+            np.divide(self._sums[name], self.weight, out=step, casting="unsafe")
+        return everywhere
+
     @property
     def sums(self) -> Mapping[str, Doubles]:
         """Sum of weight x update per entry, in global shapes; the fold's own arrays, not to be changed."""
@@ -152,15 +165,17 @@ class Fold:
 
     def held_weight(self, name: str) -> float | Doubles:
         """Summed weight of the updates that held each entry of `name`: one number where all of them held all of it."""
+        return self.weight if self._held_by_all(name) else np.asarray(self.covered(name) * self.weight)
+
+    def _held_by_all(self, name: str) -> bool:
         spec = self.model.tensor[name]
-        everywhere = self._covered is None and all(
-            spec in held(self.model, cover.selection)
+        return self._covered is None and all(
+            not (spec.unit and spec.unit in cover.selection.dropped)
             and name not in cover.selection.masks
             and name not in cover.rows
             and all(c is None for c in cuts(self.model, cover.selection, spec))
             for cover, _ in self._covers.values()
         )
-        return self.weight if everywhere else self.covered(name) * self.weight
 
     def covered(self, name: str) -> Doubles:
         """Share of the fold's weight that held each entry of tensor `name`: W_i, in [0, 1]."""
