@@ -22,7 +22,7 @@ import msgspec
 
 from pleat.errors import Fatal
 from pleat.exchange.order import NEEDS_FULL, Order, OrderId
-from pleat.exchange.wire import report_from_bytes
+from pleat.exchange.wire import order_to_parts, report_from_bytes
 from pleat_server import round as rounds
 from pleat_server.background import Background
 from pleat_server.carrier import Carrier, Event, Joined, Left, Pulse, Rejected, Reported
@@ -31,7 +31,7 @@ from pleat_server.fleet import Fleet
 from pleat_server.keep import checkpoint
 from pleat_server.keep.journal import Journal
 from pleat_server.keep.spool import Spool
-from pleat_server.record import journal_line
+from pleat_server.record import Traffics, journal_line, moved
 from pleat_server.round import Decisions, Setup
 from pleat_server.scores import Evaluator, scores_of
 from pleat_server.state import State, to_checkpoint
@@ -111,6 +111,7 @@ class Loop:
         published = rounds.publication(self.setup, self.state)
         asked = rounds.orders(self.setup, published, decisions)
         self._before_orders.wait()
+        earlier = self._moved_earlier(asked)
         self.watch({"event": "round_started", "round": decisions.round, "devices": dict(decisions.rows)})
         sent = self.clock()
         rejected = self._collect(decisions, asked)
@@ -122,14 +123,16 @@ class Loop:
         scores = scores_of(self.setup, closed, folded, self.evaluate)
         closed = self.fleet.learn(self.setup, closed, decisions, folded, scores.get("loss"), wall_s)
         silent = [o for o in asked if o.id not in set(ids)]
-        line = journal_line(self.setup, decisions, folded, scores, self._moved(before), rejected, silent)
+        line = journal_line(
+            self.setup, decisions, folded, scores, moved(self._bytes(), before, earlier), rejected, silent
+        )
         self._close(closed, {**line, "seconds": self.clock() - started})
 
-    def _moved(self, before: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-        """Bytes up and down of every device since `before`."""
-        none = (0, 0)
+    def _moved_earlier(self, asked: list[Order]) -> Traffics:
+        """The reports that lie in the spool before any order of the round is sent, and the orders that they answer."""
+        spool = self.keep.spool
         return {
-            d: (up - before.get(d, none)[0], down - before.get(d, none)[1]) for d, (up, down) in self._bytes().items()
+            o.device: (spool.size(o.id), sum(len(part) for part in order_to_parts(o))) for o in asked if spool.has(o.id)
         }
 
     def _close(self, state: State, line: dict[str, Any]) -> None:
@@ -301,7 +304,7 @@ class Loop:
         elif isinstance(event, Pulse):
             self.watch({"event": "pulse", "device": event.device, "state": event.heartbeat.state})
 
-    def _bytes(self) -> Mapping[str, tuple[int, int]]:
+    def _bytes(self) -> Traffics:
         return {device: (t.up, t.down) for device, t in self.carrier.traffic().items()}
 
 

@@ -12,31 +12,44 @@ from pleat_server.plan.catalogue import Row
 from pleat_server.round import Decisions, Folded, Setup
 
 
+Traffics = Mapping[str, tuple[int, int]]  # device -> bytes up, bytes down
+
+
+def moved(now: Traffics, before: Traffics, earlier: Traffics) -> Traffics:
+    """What moved from `before` to `now`, and what an interrupted sitting is known to have moved."""
+    none = (0, 0)
+
+    def count(device: str, way: int) -> int:
+        return now.get(device, none)[way] - before.get(device, none)[way] + earlier.get(device, none)[way]
+
+    return {device: (count(device, 0), count(device, 1)) for device in {**now, **earlier}}
+
+
 def journal_line(
     setup: Setup,
     decisions: Decisions,
     folded: Folded,
     scores: Mapping[str, Any],
-    moved: Mapping[str, tuple[int, ...]],
+    bytes_moved: Traffics,
     rejected: list[dict[str, str]],
     silent: list[Order],
 ) -> dict[str, Any]:
-    """One round's record. `moved`: bytes up and down per device; `silent`: orders without an accepted report."""
+    """One round's record. `bytes_moved`: bytes up and down per device; `silent`: orders without an accepted report."""
     devices = [
-        _device(setup.rows[decisions.rows[o.device]], r, moved.get(o.device, (0, 0)), folded.values.get(o.device))
+        _device(setup.rows[decisions.rows[o.device]], r, bytes_moved.get(o.device, (0, 0)), folded.values.get(o.device))
         for o, r in sorted((*folded.accepted, *folded.empty), key=lambda pair: pair[0].device)
     ]
     turned_away = {r["device"] for r in rejected}
     for order in silent:
         row, outcome = setup.rows[decisions.rows[order.device]], "rejected" if order.device in turned_away else "silent"
-        up, down = moved.get(order.device, (0, 0))
+        up, down = bytes_moved.get(order.device, (0, 0))
         devices.append({"name": order.device, **_row(row), "up": up, "down": down, "outcome": outcome})
     line: dict[str, Any] = {
         "round": decisions.round,
         **scores,
         "train_loss": _weighted_loss(folded),
-        "bytes_up": sum(m[0] for m in moved.values()),
-        "bytes_down": sum(m[1] for m in moved.values()),
+        "bytes_up": sum(m[0] for m in bytes_moved.values()),
+        "bytes_down": sum(m[1] for m in bytes_moved.values()),
         "devices": devices,
         "idle": dict(decisions.idle),
         "predicted_s": dict(decisions.predicted_s),

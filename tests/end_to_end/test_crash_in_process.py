@@ -75,6 +75,20 @@ def test_a_server_stopped_at_any_step_ends_with_the_same_bits(
     assert len(folded) == ROUNDS * len(devices)
 
 
+@pytest.mark.parametrize("name", ["fold", "checkpoint"])
+def test_bytes_that_an_interrupted_sitting_moved_stand_in_the_journal(name: str, tmp_path: Path) -> None:
+    def moved(run: Path) -> list[tuple[int, int]]:
+        return [(line["bytes_up"], line["bytes_down"]) for line in Journal.read(run / "run" / "journal.jsonl")]
+
+    for folder in ("whole", "stopped"):
+        devices, test = fleet()
+        if folder == "stopped":
+            with pytest.raises(Stopped):
+                app.simulate(config(tmp_path / folder), devices, test, step=StopAt(name, 2))  # type: ignore[arg-type]
+        app.simulate(config(tmp_path / folder), devices, test)  # type: ignore[arg-type]
+    assert moved(tmp_path / "stopped") == moved(tmp_path / "whole")
+
+
 def test_a_report_folded_twice_would_change_the_bits(undisturbed: Params, tmp_path: Path) -> None:
     """The negative control: a device that forgets what it staged trains and reports again, and the model differs."""
     devices, test = fleet()

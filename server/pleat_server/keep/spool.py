@@ -80,6 +80,10 @@ class Spool:
         """Whether the report is durable here."""
         return self._find(order_id) is not None
 
+    def size(self, order_id: OrderId) -> int:
+        """Bytes of a report. Raises LocalError if there is none."""
+        return int(self.path(order_id).name.split(".")[1])
+
     def path(self, order_id: OrderId) -> Path:
         """The file with the report's bytes. Raises LocalError if there is none."""
         found = self._find(order_id)
