@@ -11,7 +11,6 @@ from pleat.exchange.report import Outcome, Report
 from pleat_server.plan.catalogue import Row
 from pleat_server.round import Decisions, Folded, Setup
 
-
 Traffics = Mapping[str, tuple[int, int]]  # device -> bytes up, bytes down
 
 
