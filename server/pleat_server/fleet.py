@@ -17,6 +17,7 @@ from pleat.exchange.order import Kind, Order, OrderId
 from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
 from pleat_server.carrier import Event, Joined, Left, Pulse, Reported
+from pleat_server.folding import Folded
 from pleat_server.keep.history import History
 from pleat_server.keep.spool import Spool
 from pleat_server.plan.budgets import needs
@@ -26,7 +27,7 @@ from pleat_server.plan.devices import Table
 from pleat_server.plan.policies import policy_of
 from pleat_server.plan.situation import Outcome as RoundOutcome
 from pleat_server.plan.situation import Result, survey
-from pleat_server.round import Decisions, Folded, Setup, seed_of, work_of
+from pleat_server.round import Decisions, Setup, seed_of, work_of
 from pleat_server.state import State
 
 TIMED_STEPS = 3

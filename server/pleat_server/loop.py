@@ -28,6 +28,7 @@ from pleat_server.background import Background
 from pleat_server.carrier import Carrier, Event, Joined, Left, Pulse, Rejected, Reported
 from pleat_server.desk import OrderBook
 from pleat_server.fleet import Fleet
+from pleat_server.folding import Folding, advance
 from pleat_server.keep import checkpoint
 from pleat_server.keep.journal import Journal
 from pleat_server.keep.spool import Spool
@@ -114,12 +115,13 @@ class Loop:
         earlier = self._moved_earlier(asked)
         self.watch({"event": "round_started", "round": decisions.round, "devices": dict(decisions.rows)})
         sent = self.clock()
-        rejected = self._collect(decisions, asked)
+        folding = Folding(self.setup, asked, self.keep.spool.read)
+        rejected = self._collect(decisions, asked, folding)
         wall_s = self.clock() - sent
         self.step("fold")
-        ids, read = self.keep.spool.ids(self.state.run, decisions.round), self.keep.spool.read
-        folded = rounds.fold(self.setup, published, asked, read, ids)
-        closed = rounds.advance(self.setup, replace(published, table=self.state.table), folded)
+        ids = self.keep.spool.ids(self.state.run, decisions.round)
+        folded = folding.close(published, ids)
+        closed = advance(self.setup, replace(published, table=self.state.table), folded)
         scores = scores_of(self.setup, closed, folded, self.evaluate)
         closed = self.fleet.learn(self.setup, closed, decisions, folded, scores.get("loss"), wall_s)
         silent = [o for o in asked if o.id not in set(ids)]
@@ -224,9 +226,10 @@ class Loop:
         slowest = max(decisions.predicted_s.values(), default=0.0)
         return fixed or max(DEADLINE_LEAST_S, DEADLINE_FACTOR * slowest)
 
-    def _collect(self, decisions: Decisions, asked: list[Order]) -> list[dict[str, str]]:
-        """Send, and wait for quorum or deadline. After this returns nothing more becomes durable for this round."""
-        waiting = {o.id: o for o in asked if not self.keep.spool.has(o.id)}
+    def _collect(self, decisions: Decisions, asked: list[Order], folding: Folding) -> list[dict[str, str]]:
+        """Send, wait for quorum or deadline, fold what comes. After this nothing more becomes durable for the round."""
+        here = set(self.keep.spool.ids(self.state.run, decisions.round))
+        waiting = {o.id: o for o in asked if o.id not in here}
         enough = len(asked) - max(1, round(self.setup.recipe.server.quorum * len(asked)))
         deadline_s = self._deadline(decisions)
         until, rejected = self.clock() + deadline_s, list[dict[str, str]]()
@@ -245,10 +248,13 @@ class Loop:
                         self.carrier.send(order)
                 elif isinstance(event, Reported) and self._wants_full(event, waiting):
                     waiting[event.order_id] = self._send_full(decisions, event)
-                elif isinstance(event, Reported | Rejected) and event.order_id is not None:
-                    waiting.pop(event.order_id, None)
-                if isinstance(event, Rejected):
+                elif isinstance(event, Reported) and event.order_id in waiting:
+                    here.add(waiting.pop(event.order_id).id)
+                elif isinstance(event, Rejected):
+                    if event.order_id is not None:
+                        waiting.pop(event.order_id, None)
                     rejected.append({"device": event.device, "reason": event.reason})
+            folding.take(here)
         self.book.close(o.id for o in asked)
         for order_id in waiting:
             self.carrier.cancel(order_id)

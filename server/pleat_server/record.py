@@ -8,8 +8,9 @@ from typing import Any
 
 from pleat.exchange.order import Order
 from pleat.exchange.report import Outcome, Report
+from pleat_server.folding import Folded
 from pleat_server.plan.catalogue import Row
-from pleat_server.round import Decisions, Folded, Setup
+from pleat_server.round import Decisions, Setup
 
 Traffics = Mapping[str, tuple[int, int]]  # device -> bytes up, bytes down
 

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 from pleat.elastic.selection import Selection
 from pleat.params import Params
-from pleat_server.round import Folded, Setup
+from pleat_server.folding import Folded
+from pleat_server.round import Setup
 from pleat_server.state import State
 
 

@@ -28,6 +28,7 @@ from pleat_server.app import begin, read_recipe, restore, set_up
 from pleat_server.config import RunConfig
 from pleat_server.evaluate import Evaluator
 from pleat_server.fleet import Fleet
+from pleat_server.folding import Read, advance, fold
 from pleat_server.keep.history import History
 from pleat_server.keep.journal import Journal
 from pleat_server.link.grid import RECORD, FleetGrid, from_arrays, node_id_of, to_arrays
@@ -65,7 +66,7 @@ class ElasticStrategy(Strategy):
         self.state: State = begin(self.setup, folder.name, seed)
         self._asked: list[Order] = []
         self._decided: rounds.Decisions | None = None
-        self._read: rounds.Read | None = None
+        self._read: Read | None = None
 
     def start(
         self,
@@ -132,8 +133,8 @@ class ElasticStrategy(Strategy):
             raise LocalError("aggregate_train was called before configure_train of the same round")
         known = {str(o.id): o.id for o in self._asked}
         handles = [str(m.content[RECORD]["report"]) for m in replies if not m.has_error()]
-        folded = rounds.fold(self.setup, self.state, self._asked, self._read, [known[h] for h in handles])
-        closed = rounds.advance(self.setup, self.state, folded)
+        folded = fold(self.setup, self.state, self._asked, self._read, [known[h] for h in handles])
+        closed = advance(self.setup, self.state, folded)
         self.state = self._fleet.learn(self.setup, closed, self._decided, folded, None)
         if not folded.accepted:
             return None, None

@@ -25,10 +25,11 @@ from pleat.exchange.wire import report_to_bytes
 from pleat.modelmap import Group, ModelMap, Segment, TensorSpec
 from pleat.params import Params
 from pleat.recipes.recipe import Recipe
-from pleat_server import round as rounds
 from pleat_server.desk import check_report
+from pleat_server.folding import advance, fold
 from pleat_server.heap import share_arenas
 from pleat_server.keep.spool import Spool
+from pleat_server.round import Setup
 from pleat_server.state import State
 
 AT_ONCE = 4
@@ -107,9 +108,9 @@ def take(line: socket.socket, reports: int, spool: Spool, desk: threading.Lock) 
 
 def close_round(spool: Spool, state: State, reports: int) -> State:
     """Fold what was spooled, value it, and move the model."""
-    setup = rounds.Setup(MODEL, NET, Recipe(), ())
-    folded = rounds.fold(setup, state, [order(k) for k in range(reports)], spool.read, spool.ids(RUN, 1))
-    return rounds.advance(setup, state, folded)
+    setup = Setup(MODEL, NET, Recipe(), ())
+    folded = fold(setup, state, [order(k) for k in range(reports)], spool.read, spool.ids(RUN, 1))
+    return advance(setup, state, folded)
 
 
 def main(port: int, reports: int, folder: Path) -> None:

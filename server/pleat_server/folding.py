@@ -1,0 +1,185 @@
+"""Folding: a round's reports into the next global model, and what each device's data was worth. Pure.
+
+`Folding` makes the step, `advance` the next state: the only place where the model changes.
+
+Reports are read one at a time in the order of their ids, so memory does not grow with them and the same reports give
+the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pleat.elastic.fold import Fold
+from pleat.exchange.order import Order, OrderId
+from pleat.exchange.report import Outcome, Report
+from pleat.exchange.wire import report_from_bytes
+from pleat.modelmap import Axis, ModelMap
+from pleat.params import Params
+from pleat.recipes.recipe import Recipe
+from pleat_server.desk import decode_payload
+from pleat_server.plan.value.cosine import Contribution, data_values, mixed, values_within
+from pleat_server.round import Setup
+from pleat_server.state import Holding, State
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What came of a round's reports: the step of the global model (None where none was accepted), the reports that
+    count, and those that carried no update; the reports without their payloads."""
+
+    step: Params | None
+    values: Mapping[str, float]  # device -> what its data was worth (policy.md 4.5); empty with fewer than two
+    accepted: tuple[tuple[Order, Report], ...]
+    empty: tuple[tuple[Order, Report], ...]
+
+
+class Read(Protocol):
+    """Reads a report from the spool; `check`: hold it against its checksum."""
+
+    def __call__(self, order_id: OrderId, check: bool = True) -> bytes: ...
+
+
+class Folding:
+    """A round's reports, folded in the order of their ids: as they come, as far as that order allows, then the rest.
+
+    `read` gives a report's bytes. They have passed the desk, so nothing is rejected here. One report at a time is in
+    memory. Which were folded early changes no bit of the result.
+    """
+
+    def __init__(self, setup: Setup, asked: Iterable[Order], read: Read) -> None:
+        self._setup, self._read = setup, read
+        self._asked = sorted(asked, key=lambda o: o.id)
+        self._total = Fold(setup.model)
+        self._next = 0  # place of the first order of which nothing is folded
+        self._accepted: list[tuple[Order, Report]] = []
+        self._empty: list[tuple[Order, Report]] = []
+
+    def take(self, here: Collection[OrderId]) -> None:
+        """Fold the reports that are `here` (durable, and wanted) up to the first order whose report is not."""
+        while self._next < len(self._asked) and self._asked[self._next].id in here:
+            self._add(self._asked[self._next])
+            self._next += 1
+
+    def close(self, state: State, here: Collection[OrderId]) -> Folded:
+        """Fold what else is `here`; what came of the round, whose model is that of `state`."""
+        for order in self._asked[self._next :]:
+            if order.id in here:
+                self._add(order)
+        self._next = len(self._asked)
+        values = _values(self._setup, self._total, self._accepted, self._read) if len(self._accepted) > 1 else {}
+        step = _step(self._setup, state, self._total) if self._accepted else None
+        return Folded(step, values, tuple(self._accepted), tuple(self._empty))
+
+    def _add(self, order: Order) -> None:
+        report = _fold_one(self._setup, self._total, order, self._read)
+        (self._accepted if report.outcome is Outcome.DONE else self._empty).append((order, report))
+
+
+def fold(setup: Setup, state: State, asked: Iterable[Order], read: Read, ids: Iterable[OrderId]) -> Folded:
+    """Fold the reports `ids` all at once."""
+    return Folding(setup, asked, read).close(state, set(ids))
+
+
+def _fold_one(setup: Setup, total: Fold, order: Order, read: Read) -> Report:
+    """One report into the fold; a function of its own so that no two reports are in memory at once."""
+    report = report_from_bytes(read(order.id))
+    if report.outcome is Outcome.DONE:
+        update = decode_payload(setup.model, order, report.payloads[0], checked=True)
+        total.add(update, order.selection, weight_of(setup.recipe, report), counted_rows(setup, report))
+    return replace(report, payloads=())
+
+
+def _step(setup: Setup, state: State, total: Fold) -> Params:
+    """The recipe's fill: sum of p_k delta_k / W^exponent, or the step to the average of zero-filled weights."""
+    if setup.recipe.fold.fill == "zero":
+        return total.zero_fill(state.params)
+    return total.finish(setup.recipe.fold.exponent)
+
+
+def weight_of(recipe: Recipe, report: Report) -> float:
+    return float(report.samples) if recipe.fold.weights == "samples" else 1.0
+
+
+def counted_rows(setup: Setup, report: Report) -> dict[str, NDArray[np.int64]] | None:
+    """Where the recipe says so: tensors of the logits -> rows of the classes that the device has samples of."""
+    if not setup.recipe.fold.rows:
+        return None
+    index = np.asarray(sorted(report.labels), np.int64)
+    return {t.name: index for t in setup.model.tensors if t.axes and _is_logits(setup.model, t.axes[0])}
+
+
+def _is_logits(model: ModelMap, axis: Axis) -> bool:
+    return len(axis) == 1 and axis[0].group == "logits"
+
+
+def _values(setup: Setup, total: Fold, accepted: list[tuple[Order, Report]], read: Read) -> dict[str, float]:
+    """Data value of each accepted update: its cosine to the aggregate of the others, mixed with its size.
+
+    The reports are read once more, one at a time; the fold has their sum already, unless it left rows of them out.
+    """
+    samples = {order.device: report.samples for order, report in accepted}
+    if setup.recipe.fold.rows:
+        return mixed(data_values(setup.model, lambda: _again(setup, accepted, read)), samples)
+    weights = {t.name: total.held_weight(t.name) for t in setup.model.tensors}
+    return mixed(values_within(setup.model, total.sums, weights, _again(setup, accepted, read)), samples)
+
+
+def _again(setup: Setup, accepted: list[tuple[Order, Report]], read: Read) -> Iterator[Contribution]:
+    """The accepted updates once more, in their submodels' coordinates."""
+    return (_one_again(setup, order, light, read) for order, light in accepted)
+
+
+def _one_again(setup: Setup, order: Order, light: Report, read: Read) -> Contribution:
+    report = report_from_bytes(read(order.id, check=False))
+    update = decode_payload(setup.model, order, report.payloads[0], checked=True)
+    return order.device, update, order.selection, weight_of(setup.recipe, light)
+
+
+def advance(setup: Setup, state: State, folded: Folded) -> State:
+    """The model after the round: fill, server momentum, averaged copy; and what each device now holds.
+
+    v = m v + step; params += rate v (recipe.md, "sm"); average = d average + (1 - d) params, from the first model on.
+    Where nothing was accepted the model keeps every value and the round counts as failed.
+    """
+    number = state.round + 1
+    if folded.step is None:
+        return replace(state, round=number, failed_rounds=state.failed_rounds + 1)
+    server, velocity, moved = setup.recipe.server, None, folded.step
+    if server.momentum:
+        old = state.velocity or {}
+        velocity = {n: s + np.float32(server.momentum) * old[n] if n in old else s for n, s in moved.items()}
+        moved = velocity
+    params = {
+        n: a + (moved[n] if server.rate == 1 else np.float32(server.rate) * moved[n]) for n, a in state.params.items()
+    }
+    holdings = dict(state.holdings)
+    for order, report in (*folded.accepted, *folded.empty):
+        if report.outcome is Outcome.DONE and order.payloads:
+            holdings[order.device] = Holding(order.payloads[0].version, order.selection)
+        elif report.outcome is Outcome.REFUSED:
+            holdings.pop(order.device, None)
+    return replace(
+        state,
+        round=number,
+        params=params,
+        velocity=velocity,
+        average=_averaged(state.average, params, server.average),
+        holdings=holdings,
+        failed_rounds=0,
+        done={**state.done, number: tuple(o.id.rank for o, _ in (*folded.accepted, *folded.empty))},
+    )
+
+
+def _averaged(average: Params | None, params: Params, decay: float) -> Params | None:
+    if not decay:
+        return None
+    if average is None:
+        return params
+    keep, take = np.float32(decay), np.float32(1 - decay)
+    return {n: keep * average[n] + take * a for n, a in params.items()}

@@ -1,0 +1,94 @@
+"""Folding: whatever order reports come in, and however many are folded early, the next model has the same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pleat.codec.coding import build
+from pleat.codec.transform import Context
+from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.selection import Selection, shapes
+from pleat.exchange.order import Kind, Order, OrderId, Payload, Return, Work
+from pleat.exchange.report import Outcome, Report
+from pleat.exchange.wire import report_to_bytes
+from pleat.nets.build import initial, spec
+from pleat.nets.trace import model_map
+from pleat.params import Params, digest
+from pleat.recipes.recipe import Recipe
+from pleat_server.folding import Folded, Folding, fold
+from pleat_server.round import Setup
+from pleat_server.state import State
+
+NET = spec("mlp", (1, 8, 8), 10)
+MODEL = model_map(NET)
+SETUP = Setup(MODEL, NET, Recipe(), ())
+STATE = State("run", 0, initial(NET, 0))
+WIDTHS = (1.0, 0.5, 0.25, 1.0, 0.5)
+
+
+def order(rank: int) -> Order:
+    selection = choose("prefix", MODEL, WIDTHS[rank], Draw(0, 1, f"d{rank}", STATE.params))
+    return Order(
+        OrderId("run", 1, rank), f"d{rank}", Kind.TRAIN, NET, selection, work=Work(), returns=(Return("update", "raw"),)
+    )
+
+
+def body(asked: Order) -> bytes:
+    if asked.id.rank == 3:
+        return report_to_bytes(Report(asked.id, asked.device, Outcome.REFUSED, "does not fit"))
+    context = Context(MODEL, asked.selection, 1, asked.seed, 0)
+    coding = build("raw")
+    frame, _ = coding.encode(update(asked.selection, asked.id.rank), coding.init(context), context)
+    return report_to_bytes(
+        Report(asked.id, asked.device, samples=10 + asked.id.rank, payloads=(Payload("update", "raw", frame, 0),))
+    )
+
+
+def update(selection: Selection, seed: int) -> Params:
+    rng = np.random.default_rng(seed)
+    return {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes(MODEL, selection).items()}
+
+
+ASKED = [order(rank) for rank in range(len(WIDTHS))]
+SPOOL = {o.id: body(o) for o in ASKED}
+
+
+def read(order_id: OrderId, check: bool = True) -> bytes:
+    return SPOOL[order_id]
+
+
+def what(folded: Folded) -> tuple[bytes, dict[str, float], list[OrderId], list[OrderId]]:
+    assert folded.step is not None
+    ids = ([o.id for o, _ in part] for part in (folded.accepted, folded.empty))
+    return digest(folded.step), dict(folded.values), *ids  # type: ignore[return-value]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.permutations(ASKED), st.sets(st.integers(0, len(ASKED) - 1), max_size=3))
+def test_no_order_of_arrival_changes_a_bit_of_the_next_model(arrivals: list[Order], absent: set[int]) -> None:
+    here: set[OrderId] = set()
+    folding = Folding(SETUP, ASKED, read)
+    for come in arrivals:
+        if come.id.rank not in absent:
+            here.add(come.id)
+            folding.take(here)
+    if any(i.rank != 3 for i in here):
+        assert what(folding.close(STATE, here)) == what(fold(SETUP, STATE, ASKED, read, here))
+
+
+def test_a_report_is_read_early_only_when_all_before_it_are_there() -> None:
+    seen: list[int] = []
+
+    def reading(order_id: OrderId, check: bool = True) -> bytes:
+        seen.append(order_id.rank)
+        return read(order_id)
+
+    folding = Folding(SETUP, ASKED, reading)
+    folding.take({ASKED[1].id, ASKED[2].id})
+    assert seen == []
+    folding.take({o.id for o in ASKED[:2]})
+    assert seen == [0, 1]
+    folding.close(STATE, {o.id for o in ASKED if o.id.rank != 2})
+    assert seen[:4] == [0, 1, 3, 4]
