@@ -35,10 +35,11 @@ from pleat_server.heap import share_arenas
 from pleat_server.keep import checkpoint
 from pleat_server.keep.history import History
 from pleat_server.keep.journal import Journal
+from pleat_server.keep.run import Keep
 from pleat_server.keep.spool import Spool
 from pleat_server.link.servicer import GrpcCarrier
 from pleat_server.link.tls import server_tls
-from pleat_server.loop import Keep, Loop, Watch, reopen
+from pleat_server.loop import Loop, Watch, reopen
 from pleat_server.plan.catalogue import catalogue
 from pleat_server.round import Setup
 from pleat_server.simulate.grid import InProcess, VirtualDevice

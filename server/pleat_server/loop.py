@@ -25,14 +25,13 @@ from pleat.exchange.order import NEEDS_FULL, Order, OrderId
 from pleat.exchange.wire import order_to_parts, report_from_bytes
 from pleat_server import round as rounds
 from pleat_server.background import Background
-from pleat_server.carrier import Carrier, Event, Joined, Left, Pulse, Rejected, Reported
+from pleat_server.carrier import Carrier, Event, Joined, Rejected, Reported
 from pleat_server.desk import OrderBook
 from pleat_server.fleet import Fleet
 from pleat_server.folding import Folding, advance
 from pleat_server.keep import checkpoint
-from pleat_server.keep.journal import Journal
-from pleat_server.keep.spool import Spool
-from pleat_server.record import Traffics, journal_line, moved
+from pleat_server.keep.run import Keep
+from pleat_server.record import Traffics, journal_line, moved, seen
 from pleat_server.round import Decisions, Setup
 from pleat_server.scores import Evaluator, scores_of
 from pleat_server.state import State, to_checkpoint
@@ -44,19 +43,6 @@ DEADLINE_LEAST_S = 30.0  # however fast the plan thinks a round is, a device get
 DEADLINE_FACTOR = 4.0  # times the predicted seconds of the slowest device
 NOTICE_EVERY_S = 30.0
 SMALL_REPORT = 4096  # bytes; a refusal is smaller, and a larger report need not be read to know it is none
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Where a run is kept."""
-
-    folder: Path
-    spool: Spool
-    journal: Journal
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoint"
 
 
 @dataclass
@@ -84,12 +70,12 @@ class Loop:
         self.state = self.fleet.roll_call(self.state, self.carrier.devices().values())
         try:
             self._run(total)
+            return self.state
         finally:
             self.settle()
-        return self.state
 
     def settle(self) -> None:
-        """Until all that closed rounds began is on disk. Raises what went wrong there."""
+        """Until all that closed rounds began is on disk. Raises what went wrong."""
         try:
             self._before_orders.wait()
         finally:
@@ -297,18 +283,10 @@ class Loop:
         return events
 
     def _tell(self, event: Event) -> None:
-        if isinstance(event, Joined):
-            self.watch({"event": "joined", "device": event.device, "address": event.address})
-        elif isinstance(event, Left):
-            self.watch({"event": "left", "device": event.device, "reason": event.reason})
-        elif isinstance(event, Reported):
-            self.watch(
-                {"event": "report", "device": event.device, "round": event.order_id.round, "bytes": event.nbytes}
-            )
-        elif isinstance(event, Rejected):
+        if isinstance(event, Rejected):
             self._notice(f"{event.device}: {event.reason}")
-        elif isinstance(event, Pulse):
-            self.watch({"event": "pulse", "device": event.device, "state": event.heartbeat.state})
+        else:
+            self.watch(seen(event))
 
     def _bytes(self) -> Traffics:
         return {device: (t.up, t.down) for device, t in self.carrier.traffic().items()}

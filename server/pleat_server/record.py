@@ -8,6 +8,7 @@ from typing import Any
 
 from pleat.exchange.order import Order
 from pleat.exchange.report import Outcome, Report
+from pleat_server.carrier import Joined, Left, Pulse, Reported
 from pleat_server.folding import Folded
 from pleat_server.plan.catalogue import Row
 from pleat_server.round import Decisions, Setup
@@ -23,6 +24,19 @@ def moved(now: Traffics, before: Traffics, earlier: Traffics) -> Traffics:
         return now.get(device, none)[way] - before.get(device, none)[way] + earlier.get(device, none)[way]
 
     return {device: (count(device, 0), count(device, 1)) for device in {**now, **earlier}}
+
+
+def seen(event: Joined | Left | Reported | Pulse) -> dict[str, Any]:
+    """An event of the carrier as watchers are told of it."""
+    match event:
+        case Joined():
+            return {"event": "joined", "device": event.device, "address": event.address}
+        case Left():
+            return {"event": "left", "device": event.device, "reason": event.reason}
+        case Reported():
+            return {"event": "report", "device": event.device, "round": event.order_id.round, "bytes": event.nbytes}
+        case Pulse():
+            return {"event": "pulse", "device": event.device, "state": event.heartbeat.state}
 
 
 def journal_line(

@@ -31,8 +31,9 @@ from pleat_server.fleet import Fleet
 from pleat_server.folding import Read, advance, fold
 from pleat_server.keep.history import History
 from pleat_server.keep.journal import Journal
+from pleat_server.keep.run import Keep
 from pleat_server.link.grid import RECORD, FleetGrid, from_arrays, node_id_of, to_arrays
-from pleat_server.loop import Keep, Loop, Watch, reopen
+from pleat_server.loop import Loop, Watch, reopen
 from pleat_server.state import State
 
 

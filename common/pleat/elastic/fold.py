@@ -17,19 +17,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pleat.elastic.cover import Cover, add_weight, inside, restricted, row_positions
 from pleat.elastic.place import (
     CHUNK,
-    Cuts,
     Doubles,
     Index,
-    Plane,
-    add_number,
     add_scaled,
     flat_index,
     gather,
@@ -44,23 +41,6 @@ from pleat.params import Array, Params, Sparse, Update
 _SLABS = 16  # pieces in which `finish` makes a large model's step, so that it needs little beside what it returns
 
 
-@dataclass(frozen=True, eq=False)
-class _Cover:
-    """One distinct coverage: a selection, and rows (axis 0, global) outside of which a tensor does not count."""
-
-    selection: Selection
-    rows: Mapping[str, Index]
-
-    @property
-    def key(self) -> tuple[bytes, ...]:
-        return (self.selection.digest, *(n.encode() + b"\0" + r.tobytes() for n, r in sorted(self.rows.items())))
-
-    @property
-    def nbytes(self) -> int:
-        arrays = [*self.selection.kept.values(), *self.selection.masks.values(), *self.rows.values()]
-        return sum(int(a.nbytes) for a in arrays)
-
-
 class Fold:
     """The neutral element of the monoid; `add` and `merge` grow it, `finish` reads it and changes nothing."""
 
@@ -69,7 +49,7 @@ class Fold:
         self.weight = 0.0  # sum of the weights added
         self.updates = 0  # how many updates were added
         self._sums: dict[str, Doubles] = {t.name: np.zeros(t.shape) for t in model.tensors}
-        self._covers: dict[tuple[bytes, ...], tuple[_Cover, float]] = {}
+        self._covers: dict[tuple[bytes, ...], tuple[Cover, float]] = {}
         self._cover_bytes = 0
         self._slab = max(CHUNK, sum(total.size for total in self._sums.values()) // _SLABS)  # entries a piece
         self._covered: dict[str, Doubles] | None = None  # weight per entry, once selections would take more room
@@ -84,7 +64,7 @@ class Fold:
         if not (math.isfinite(weight) and weight > 0):
             raise UseError(f"an update's weight must be a finite number above 0, got {weight!r}")
         check_part(self.model, selection, update)
-        cover = _Cover(selection, dict(rows or {}))
+        cover = Cover(selection, dict(rows or {}))
         for name, tensor in update.items():
             if isinstance(tensor, Sparse):
                 _check_index(name, tensor)
@@ -190,24 +170,24 @@ class Fold:
         if not self.updates:
             raise LocalError("no update was folded: a round in which none was accepted has no step")
 
-    def _add_tensor(self, spec: TensorSpec, cover: _Cover, part: Array | Sparse, weight: float) -> None:
+    def _add_tensor(self, spec: TensorSpec, cover: Cover, part: Array | Sparse, weight: float) -> None:
         total, mask = self._sums[spec.name], cover.selection.masks.get(spec.name)
         part_cuts = cuts(self.model, cover.selection, spec)
         if isinstance(part, Sparse):
             index, values = flat_index(part.index, plane(spec.shape, part_cuts)), part.values
-            inside = _inside(index, spec, mask, cover.rows.get(spec.name))
-            if inside is not None:
-                index, values = index[inside], values[inside]
+            counts = inside(index, spec, mask, cover.rows.get(spec.name))
+            if counts is not None:
+                index, values = index[counts], values[counts]
             total.reshape(-1)[index] += values.astype(np.float64) * weight
             return
         if mask is not None:
             part = masked(part, gather(mask, part_cuts))
         rows = cover.rows.get(spec.name)
         if rows is not None:
-            part = part[_positions(rows, part_cuts, spec.shape[0])]
-        add_scaled(total, plane(spec.shape, _restricted(part_cuts, rows)), part, weight, self._scratch)
+            part = part[row_positions(rows, part_cuts, spec.shape[0])]
+        add_scaled(total, plane(spec.shape, restricted(part_cuts, rows)), part, weight, self._scratch)
 
-    def _cover(self, cover: _Cover, weight: float) -> None:
+    def _cover(self, cover: Cover, weight: float) -> None:
         if self._covered is not None:
             self._cover_dense(cover, weight)
             return
@@ -226,10 +206,10 @@ class Fold:
             self._cover_dense(cover, weight)
         self._covers, self._cover_bytes = {}, 0
 
-    def _cover_dense(self, cover: _Cover, weight: float) -> None:
+    def _cover_dense(self, cover: Cover, weight: float) -> None:
         assert self._covered is not None  # callers have spilt
         for spec in held(self.model, cover.selection):
-            _add_weight(self._covered[spec.name], spec, cover, cuts(self.model, cover.selection, spec), weight)
+            add_weight(self._covered[spec.name], spec, cover, cuts(self.model, cover.selection, spec), weight)
 
     def _slabs(self, spec: TensorSpec) -> Iterator[tuple[Any, Doubles, Doubles]]:
         """Row ranges of one tensor, with a copy of its sum and its W_i there."""
@@ -248,7 +228,7 @@ class Fold:
             else:
                 share = np.zeros(total.shape)
                 for cover, part_cuts, weight in held_by:
-                    _add_weight(share, spec, cover, part_cuts, weight, start)
+                    add_weight(share, spec, cover, part_cuts, weight, start)
             share /= self.weight
             yield at, total, share
 
@@ -267,45 +247,3 @@ def _check_index(name: str, tensor: Sparse) -> None:
         raise UseError(f"sparse tensor {name!r}: {index.shape} positions but {tensor.values.shape} values")
     if index.size and (index[0] < 0 or index[-1] >= size or not (index[1:] > index[:-1]).all()):
         raise UseError(f"sparse tensor {name!r}: positions must increase strictly within 0..{size - 1}")
-
-
-def _inside(index: Index, spec: TensorSpec, mask: NDArray[np.bool_] | None, rows: Index | None) -> Any:
-    """Which global positions count, or None for all."""
-    inside = None if mask is None else mask.reshape(-1)[index]
-    if rows is not None:
-        counts = np.zeros(spec.shape[0], np.bool_)
-        counts[rows] = True
-        of_row = counts[index // math.prod(spec.shape[1:])]
-        inside = of_row if inside is None else inside & of_row
-    return inside
-
-
-def _positions(rows: Index, part_cuts: Cuts, height: int) -> NDArray[np.bool_]:
-    """Which rows of a cut tensor count, given the global rows that do."""
-    counts = np.zeros(height, np.bool_)
-    counts[rows] = True
-    return counts if part_cuts[0] is None else counts[part_cuts[0]]
-
-
-def _restricted(part_cuts: Cuts, rows: Index | None) -> Cuts:
-    if rows is None:
-        return part_cuts
-    first = rows if part_cuts[0] is None else np.intersect1d(rows, part_cuts[0], assume_unique=True)
-    return (first, *part_cuts[1:])
-
-
-def _add_weight(
-    share: Doubles, spec: TensorSpec, cover: _Cover, part_cuts: Cuts, weight: float, start: int = 0
-) -> None:
-    """share += weight where `cover` holds the rows start.. of a tensor; `share` has those rows only."""
-    part_cuts = _restricted(part_cuts, cover.rows.get(spec.name))
-    if spec.shape and part_cuts[0] is not None:
-        rows = part_cuts[0]
-        part_cuts = (rows[(rows >= start) & (rows < start + share.shape[0])] - start, *part_cuts[1:])
-    mask = cover.selection.masks.get(spec.name)
-    at: Plane = plane(share.shape, part_cuts)
-    if mask is None:
-        add_number(share, at, weight)
-        return
-    part = gather(mask[start : start + share.shape[0]] if spec.shape else mask, part_cuts)
-    add_scaled(share, at, part.astype(np.float32), weight, np.empty(CHUNK))

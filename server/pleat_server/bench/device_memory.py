@@ -33,9 +33,10 @@ from pleat_server.desk import OrderBook
 from pleat_server.fleet import Fleet
 from pleat_server.keep.history import History
 from pleat_server.keep.journal import Journal
+from pleat_server.keep.run import Keep
 from pleat_server.keep.spool import Spool
 from pleat_server.link.servicer import GrpcCarrier
-from pleat_server.loop import Keep, Loop, reopen
+from pleat_server.loop import Loop, reopen
 from pleat_server.plan.catalogue import catalogue
 from pleat_server.round import Setup
 
