@@ -118,10 +118,8 @@ class Loop:
 
     def _moved_earlier(self, asked: list[Order]) -> Traffics:
         """The reports that lie in the spool before any order of the round is sent, and the orders that they answer."""
-        spool = self.keep.spool
-        return {
-            o.device: (spool.size(o.id), sum(len(part) for part in order_to_parts(o))) for o in asked if spool.has(o.id)
-        }
+        spooled, size = self.keep.spool.has, self.keep.spool.size
+        return {o.device: (size(o.id), sum(map(len, order_to_parts(o)))) for o in asked if spooled(o.id)}
 
     def _close(self, state: State, line: dict[str, Any]) -> None:
         self.step("checkpoint")
