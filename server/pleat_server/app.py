@@ -104,7 +104,9 @@ def _serve(config: RunConfig, recipe: Recipe, test: Shard | None, watch: Watch) 
             shape, classes = _ask_devices(carrier, recipe.server.least, watch)
             config = replace(config, input_shape=shape, classes=classes)
             prepared = _prepare(config, recipe, test, spool, book, watch)
-        return _finish(config, prepared(carrier), watch)
+        loop = prepared(carrier)
+        carrier.smallest = min(row.memory_bytes for row in loop.setup.rows)
+        return _finish(config, loop, watch)
     finally:
         carrier.close()
 

@@ -21,9 +21,10 @@ import grpc
 import grpc.aio
 
 from pleat import __version__
-from pleat.errors import UseError
+from pleat.errors import RemoteError, UseError
 from pleat.exchange import address as addresses
 from pleat.exchange import limits
+from pleat.exchange import question as questions
 from pleat.exchange.body import Part
 from pleat.exchange.messages import Ack, Beat, Bye, Hello, Notice, Refusal, Returned, Welcome
 from pleat.exchange.order import Order, OrderId
@@ -33,6 +34,7 @@ from pleat_server.keep.spool import Spool
 from pleat_server.link.conversation import Conversation
 from pleat_server.link.intake import Intake
 from pleat_server.link.seats import Seat, judge
+from pleat_server.link.service import Service
 
 OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", limits.MESSAGE),
@@ -43,7 +45,7 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 ]
 GRACE_S = 2.0  # for sessions to end when the server closes
-REFUSED = ""  # name under which the bytes of devices that were turned away are counted
+REFUSED = ""  # name under which the bytes of devices that were turned away, or only asked, are counted
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class GrpcCarrier:
         self._news = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event | None = None
+        self.smallest: int | None = None  # see question.Answer; whoever knows the rows on offer sets it
         self._thread: threading.Thread | None = None
         self.intake = Intake(spool, desk, self._answer, self._limits.report_bytes, clock)
 
@@ -154,7 +157,7 @@ class GrpcCarrier:
 
     async def _serve(self, ready: Future[int]) -> None:
         server = grpc.aio.server(options=OPTIONS)
-        server.add_generic_rpc_handlers((_Service(self._session),))
+        server.add_generic_rpc_handlers((Service(self._session, self._asked),))
         where = addresses.join(self._host, self._port)
         try:
             port = server.add_secure_port(where, self._tls) if self._tls else server.add_insecure_port(where)
@@ -184,6 +187,17 @@ class GrpcCarrier:
             if sits is not None and sits[2] is talk:
                 del self._seats[talk.name]
                 self._tell(Left(talk.name, talk.left))
+
+    async def _asked(self, raw: bytes, context: Any) -> bytes:
+        try:
+            answer = questions.reply(raw, self._run, self.smallest)
+        except RemoteError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise
+        pair = self._told.setdefault(REFUSED, [0, 0])
+        pair[0] += len(raw)
+        pair[1] += len(answer)
+        return answer
 
     def _give(self, device: str, order: str, parts: list[Part]) -> None:
         sits = self._seats.get(device)
@@ -253,16 +267,6 @@ class GrpcCarrier:
         if event is not None:
             self._tell(event)
         self._post(self._say, device, answer)
-
-
-class _Service(grpc.GenericRpcHandler):
-    """The one method, on raw bytes: counting and parsing are ours."""
-
-    def __init__(self, session: Callable[[Any, Any], Any]) -> None:
-        self._method: Any = grpc.stream_stream_rpc_method_handler(session)
-
-    def service(self, details: Any) -> Any:
-        return self._method if details.method == limits.METHOD else None
 
 
 def _count(sums: dict[str, list[int]], talk: Conversation) -> None:

@@ -6,6 +6,32 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Question(_message.Message):
+    __slots__ = ("protocol", "software", "padding", "wanted")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    software: str
+    padding: bytes
+    wanted: int
+    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., padding: _Optional[bytes] = ..., wanted: _Optional[int] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("protocol", "software", "run", "smallest", "padding")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SMALLEST_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    software: str
+    run: str
+    smallest: int
+    padding: bytes
+    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., run: _Optional[str] = ..., smallest: _Optional[int] = ..., padding: _Optional[bytes] = ...) -> None: ...
+
 class DeviceMessage(_message.Message):
     __slots__ = ("hello", "begin", "chunk", "stop", "heartbeat", "pong", "leave")
     HELLO_FIELD_NUMBER: _ClassVar[int]
