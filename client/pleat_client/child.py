@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pleat.errors import LocalError, UseError
-from pleat_client import pipe
+from pleat_client import pipe, wheels
 from pleat_client.probe import memory
 from pleat_client.probe.files import ROOT
 
@@ -25,7 +24,6 @@ LEAVING_S = 10.0  # a child that could not start has so long to end with its own
 WATCH_S = 0.25  # how often the memory budget is looked at while the child works
 _HEAD = 4  # bytes of a frame's length
 _SLICE = 1 << 16
-_KERNEL_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # directly, or as a shell or container's init tells it
 _SACRIFICE = "800"  # oom_score_adj: of all processes of this size the child goes first
 
 
@@ -93,7 +91,7 @@ class Trainer:
         code = await _reap(process, LEAVING_S)
         if isinstance(answer, pipe.Failed):
             raise UseError(answer.reason) if code == UseError.exit_code else LocalError(answer.reason)
-        raise LocalError(f"the trainer could not start: {_end(code)}; see its lines above")
+        raise LocalError(f"the trainer could not start: {wheels.ending(code)}; see its lines above")
 
     async def do(self, request: pipe.Train) -> pipe.Staged | pipe.Failed | Died:
         """Hand one order to the child and wait for its end."""
@@ -234,23 +232,9 @@ def _verdict(running: _Running, code: int | None) -> Died:
         return Died("cancelled", False, peak)
     if running.killed_for:
         return Died(f"the trainer {running.killed_for}", "memory budget" in running.killed_for, peak)
-    if code in _KERNEL_KILLED:
+    if code in wheels.KERNEL_KILLED:
         return Died("the trainer was killed by the kernel, most likely for want of memory (signal 9)", True, peak)
-    return Died(f"the trainer ended: {_end(code)}", False, peak)
-
-
-def _end(code: int | None) -> str:
-    """An exit status in words, with advice where a signal has a known cause."""
-    if code is None:
-        return "it closed its pipe without an answer and had to be killed"
-    if code == -signal.SIGILL or code == 128 + signal.SIGILL:
-        return (
-            "illegal instruction (signal 4): this torch was built for another processor; torch 2.10.0 does not run on "
-            "a Pi 4, install another version from https://download.pytorch.org/whl/cpu"
-        )
-    if code in _KERNEL_KILLED:
-        return "killed (signal 9), most likely for want of memory"
-    return f"signal {-code}" if code < 0 else f"exit status {code}"
+    return Died(f"the trainer ended: {wheels.ending(code)}", False, peak)
 
 
 async def _answer(process: asyncio.subprocess.Process) -> pipe.Answer | None:

@@ -19,6 +19,7 @@ import msgspec
 
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
+from pleat_client import roots
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -72,12 +73,7 @@ def load(
     given: Mapping[str, Any], file: Path | None = None, system: Path = SYSTEM_FILE, env: Mapping[str, str] | None = None
 ) -> Config:
     """The settings of this device. `given`: the command line's, None = not said. Raises UseError for any bad value."""
-    merged = _read(file) if file is not None else _read(system) if system.exists() else {}
-    merged |= {key: value for key, value in given.items() if value is not None}
-    if not merged.get("name"):
-        merged["name"] = platform.node()
-    if not merged.get("state"):
-        merged["state"] = default_state(str(merged["name"]), os.environ if env is None else env)
+    merged = told(given, file, system, env)
     for key in ("server", "data"):
         if not merged.get(key):
             raise UseError(f"no {key} given; say --{key} {_EXAMPLES[key]}, or put {key} = ... into {file or system}")
@@ -89,6 +85,20 @@ def load(
     except msgspec.ValidationError as error:
         raise UseError(f"settings of the device: {error}") from None
     return _checked(config)
+
+
+def told(
+    given: Mapping[str, Any], file: Path | None = None, system: Path = SYSTEM_FILE, env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What file and command line say, unchecked, with a name and a state folder in any case: enough for those who only
+    look. Raises UseError for a file that cannot be read or has an unknown key."""
+    merged = _read(file) if file is not None else _read(system) if system.exists() else {}
+    merged |= {key: value for key, value in given.items() if value is not None}
+    if not merged.get("name"):
+        merged["name"] = platform.node()
+    if not merged.get("state"):
+        merged["state"] = default_state(str(merged["name"]), os.environ if env is None else env)
+    return merged
 
 
 def default_state(name: str, env: Mapping[str, str]) -> Path:
@@ -117,7 +127,7 @@ def _read(file: Path) -> dict[str, Any]:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
-            raise UseError(f"settings {file}: unknown key '{key}'; {hint}")
+            raise UseError(f"settings {file}: unknown key '{key}'; {hint}; edit it: ${{EDITOR:-nano}} {file}")
     for key in ("data", "state", "ca"):  # a path in a file is meant from where the file lies
         if isinstance(found.get(key), str):
             found[key] = str(file.parent / found[key])
@@ -142,6 +152,8 @@ def _checked(config: Config) -> Config:
     for key, path in (("data", config.data), ("ca", config.ca)):
         if path is not None and not path.is_file():
             raise UseError(f"{key}: there is no file {path}; {_MISSING[key]}")
+    if config.ca is not None:
+        roots.read(config.ca)
     if sys.maxsize < 2**32:
         raise UseError("this is a 32-bit system, for which neither torch nor grpc is made; install the 64-bit one")
     return config
@@ -156,5 +168,5 @@ def _address(server: str) -> None:
 _EXAMPLES = {"server": "HOST:PORT", "data": "shard.npz"}
 _MISSING = {
     "data": "make shards with: pleat shards SOURCE --devices N",
-    "ca": "copy the server's certificate authority to this device",
+    "ca": "copy the certificate of the server's authority to this device: scp SERVER:ca.pem .",
 }

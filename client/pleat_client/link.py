@@ -25,7 +25,7 @@ from pleat.exchange.body import slices
 from pleat.exchange.messages import Beat, Leave, Message
 from pleat.exchange.report import Heartbeat, Profile
 from pleat.exchange.session import Line, Outbox, Side
-from pleat_client import link_channel, session
+from pleat_client import link_channel, link_trust, session
 from pleat_client.backoff import delay_s
 from pleat_client.session import Device, Happens, Over, Stand
 
@@ -92,6 +92,7 @@ class Link:
         self.bytes_down = 0
         self._handler = handler
         self._profile = profile
+        self._ca = ca
         self._credentials = link_channel.credentials(address, ca, insecure)
         self._clock = clock
         self._rng = rng or random.Random()
@@ -162,7 +163,7 @@ class Link:
             await call.write(line.send(self.device.hello(self._profile())))
             return await self._converse(call, line)
         except grpc.aio.AioRpcError as error:
-            return Over(Happens.LOST, link_channel.why(error, self.address))
+            return Over(Happens.LOST, self._why(error))
         except asyncio.InvalidStateError:  # gRPC's word for writing to a stream that is over
             return Over(Happens.LOST, "the stream ended")
         except RemoteError as error:
@@ -171,6 +172,11 @@ class Link:
             self.bytes_up += line.bytes_out
             self.bytes_down += line.bytes_in
             await channel.close()
+
+    def _why(self, error: grpc.aio.AioRpcError) -> str:
+        return link_trust.why(
+            error, self.address, self._ca, f"Look closer with: pleat-client doctor --server {self.address}"
+        )
 
     async def _converse(self, call: Any, line: Line) -> Over:
         tasks = [

@@ -1,4 +1,4 @@
-"""The link's channel: certificates, options, and what gRPC's failures mean."""
+"""The link's channel: certificates and options."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from pleat.errors import UseError
 from pleat.exchange import address as addresses
 from pleat.exchange import limits
+from pleat_client import roots
 
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", limits.MESSAGE),
@@ -35,27 +35,4 @@ def credentials(address: str, ca: Path | None, insecure: bool) -> grpc.ChannelCr
     if ca is None:
         addresses.check_plaintext(address, insecure, "give the server's certificate with --ca FILE")
         return None
-    try:
-        roots = ca.read_bytes()
-    except OSError as error:
-        raise UseError(f"--ca {ca}: cannot be read: {error.strerror}") from None
-    if b"-----BEGIN CERTIFICATE-----" not in roots:
-        raise UseError(f"--ca {ca}: holds no certificate; a PEM file is expected")
-    return grpc.ssl_channel_credentials(root_certificates=roots)
-
-
-def why(error: grpc.aio.AioRpcError, address: str) -> str:
-    """A failure in words a person can act on."""
-    details = error.details() or ""
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return f"{address} answers, but not as a pleat server of protocol {limits.PROTOCOL}; check port and versions"
-    if "ssl" in details.lower() or "certificate" in details.lower():
-        return f"no TLS with {address}: {_last(details)}; check --ca, and that the server was given --cert and --key"
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return f"cannot reach {address}: {_last(details)}; is the server running there?"
-    return f"the stream broke: {error.code().name.lower()}: {_last(details)}"
-
-
-def _last(details: str) -> str:
-    """The end of gRPC's chain of causes, which is the cause."""
-    return limits.words(details.rsplit("last error: ", 1)[-1].rsplit("UNKNOWN: ", 1)[-1], 200) or "no reason given"
+    return grpc.ssl_channel_credentials(root_certificates=roots.read(ca))

@@ -8,6 +8,7 @@ import click
 import typer
 
 from pleat.errors import PleatError
+from pleat_client.cli.doctor import doctor
 from pleat_client.cli.run import run
 from pleat_client.cli.status import status
 
@@ -24,6 +25,7 @@ def app() -> typer.Typer:
     )
     built.command()(run)
     built.command()(status)
+    built.command()(doctor)
     return built
 
 

@@ -41,6 +41,19 @@ def memory_left(root: Path = ROOT) -> int | None:
     return max(0, min(left)) if left else None
 
 
+def memory_enabled(root: Path = ROOT) -> bool | None:
+    """Does this kernel keep memory limits at all? None = not told. Pi OS switches them off at boot, and limits of
+    systemd and Docker are then ignored without a word."""
+    found = [text(root / "sys/fs/cgroup" / folder / "cgroup.controllers") for folder in ("", "unified")]
+    if any("memory" in (controllers or "").split() for controllers in found):
+        return True
+    for line in (text(root / "proc/cgroups") or "").splitlines():  # version 1 has no other list
+        words = line.split()
+        if words[:1] == ["memory"] and len(words) == 4:
+            return words[3] == "1"
+    return False if found[0] is not None else None
+
+
 def cpu_quota(root: Path = ROOT) -> float | None:
     """Cores' worth of time a scheduling period allows (`--cpus 0.25` gives 0.25); None = no quota."""
     quotas = [_v2_quota(folder) for folder in _folders(root, "")]

@@ -16,8 +16,9 @@ from pleat_client.probe.files import ROOT, matching, number, text
 
 BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 _SINCE_BOOT = 16
+_OVER_CURRENT = "sys/class/hwmon/hwmon*/oc*_event_cnt"
 _COUNTERS = (
-    "sys/class/hwmon/hwmon*/oc*_event_cnt",
+    _OVER_CURRENT,
     "sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count",
 )
 Run = Callable[[], str | None]
@@ -50,16 +51,31 @@ def vcgencmd() -> str | None:
 
 def throttling(root: Path = ROOT, ask: Run | None = None) -> Throttling | None:
     """None where the board tells nothing. `ask`: how to ask the firmware when sysfs has no word of it (a process!)."""
-    bits = _firmware_bits(root, ask)
-    if bits is not None:
-        return of_bits(bits)
-    reasons = [reason for reason in (_cooled(root), _undervolted(root)) if reason is not None]
+    told = firmware(root, ask)
+    if told is not None:
+        return told
+    reasons = [reason for reason in (cooled(root), undervolted(root)) if reason is not None]
     return Throttling(tuple(word for word in reasons if word)) if reasons else None
+
+
+def firmware(root: Path = ROOT, ask: Run | None = None) -> Throttling | None:
+    """The Pi firmware's word: everything that there is to know, voltage and heat, now and since boot."""
+    bits = _firmware_bits(root, ask)
+    return None if bits is None else of_bits(bits)
 
 
 def events(root: Path = ROOT) -> int | None:
     """Throttling events counted since boot; compare two readings. None where nothing counts."""
-    counts = [number(path) for pattern in _COUNTERS for path in matching(root, pattern)]
+    return _counted(root, _COUNTERS)
+
+
+def over_current(root: Path = ROOT) -> int | None:
+    """Over-current events of a Jetson since boot."""
+    return _counted(root, (_OVER_CURRENT,))
+
+
+def _counted(root: Path, patterns: tuple[str, ...]) -> int | None:
+    counts = [number(path) for pattern in patterns for path in matching(root, pattern)]
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 
@@ -80,7 +96,7 @@ def _hexadecimal(word: str | None) -> int | None:
         return None
 
 
-def _cooled(root: Path) -> str | None:
+def cooled(root: Path) -> str | None:
     """Is a CPU or GPU held below its best by a cooling device? "" = it is not, None = no such device."""
     states = [
         number(folder / "cur_state")
@@ -91,8 +107,8 @@ def _cooled(root: Path) -> str | None:
     return ("throttled" if any(known) else "") if known else None
 
 
-def _undervolted(root: Path) -> str | None:
-    """The kernel's own voltage alarm of a Pi (hwmon rpi_volt), where the firmware word is hidden."""
+def undervolted(root: Path) -> str | None:
+    """The kernel's own voltage alarm of a Pi (hwmon rpi_volt), where the firmware word is hidden; as `cooled`."""
     for name in matching(root / "sys/class/hwmon", "hwmon*/name"):
         if text(name) == "rpi_volt":
             alarm = number(name.with_name("in0_lcrit_alarm"))
