@@ -97,7 +97,7 @@ train() {
     done
     [ -n "$address" ] || { cat server.log >&2; die "the server does not listen"; }
     (arm /usr/bin/python3 -m pleat_client.cli run --server "$address" --data /opt/lab/shards/device-0.npz --name pi-4 \
-        --state /opt/lab/state --threads 1 --insecure) > device.log 2>&1 &
+        --state /opt/lab/state --threads 1) > device.log 2>&1 &
     device=$!
     began=$SECONDS
     while kill -0 $server 2>/dev/null; do

@@ -13,7 +13,6 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,9 +29,11 @@ from pleat_client.config import Config
 from pleat_client.probe import board, memory, sensors, throttle
 from pleat_client.probe.files import ROOT
 from pleat_client.store import Store
+from pleat_client.work import Work, report_bytes
 
 BEAT_S = 10.0
 CANCELLED, OVERTAKEN = "cancelled", "overtaken by a newer order"
+Answer = pipe.Staged | pipe.Failed | Died
 log = logging.getLogger("pleat")
 
 
@@ -42,22 +43,6 @@ class Sender(Protocol):
     def report(self, order: str, report: Path | bytes) -> None: ...
 
     def beat(self, heartbeat: Heartbeat) -> None: ...
-
-
-@dataclass
-class Work:
-    """An order that has arrived. `down_s`: seconds from its first byte to its last; `at`: when the last came."""
-
-    order: str
-    data: bytes
-    down_s: float
-    at: float
-    dropped: str = ""  # why it need not be done any more
-
-    def taken(self) -> bytes:
-        """The order's bytes, which this object no longer holds: they may be as large as the model."""
-        data, self.data = self.data, b""
-        return data
 
 
 class Daemon:
@@ -79,7 +64,9 @@ class Daemon:
         self._waiting: deque[Work] = deque()
         self._arrived = asyncio.Event()
         self._current: Work | None = None
-        self._status = status.Status(name=config.name, server=config.server)
+        fresh = status.Status(name=config.name, server=config.server, budgets=config.budgets)
+        self._status = status.begun(config.state, fresh)
+        self._told = 0.0  # when progress was last written down
         trainer.heard = self._heard
 
     async def profile(self) -> Profile:
@@ -127,7 +114,7 @@ class Daemon:
         self._say(joined=False, notice=reason)
 
     def on_order(self, data: bytes, down_s: float) -> None:
-        new = Work(body.order_of(data), data, down_s, self._clock())
+        new = Work(body.order_of(data), data, down_s, self._clock(), len(data))
         for work in self._works():
             if _order_id(work.order).run == _order_id(new.order).run and _order_id(work.order) < _order_id(new.order):
                 self._drop(work, OVERTAKEN)
@@ -135,11 +122,11 @@ class Daemon:
         self._arrived.set()
 
     def on_ack(self, order: str) -> None:
-        self._settle(order, self._store.commit)
+        self._settle(order, self._store.commit, "acked")
 
     def on_returned(self, order: str, reason: str) -> None:
         log.info("returned order=%s reason=%s", order, reason)
-        self._settle(order, self._store.give_back)
+        self._settle(order, self._store.give_back, "returned")
 
     def on_cancel(self, order: str) -> None:
         for work in self._works():
@@ -185,9 +172,27 @@ class Daemon:
             reason=reason,
             orders=self._status.orders + 1,
             unsent=len(self._store.staged()),
+            progress=None,
+            loss=None,
+            rounds=status.ended(self._status, self._done(work, answer, outcome, reason, report)),
+            residual=(answer.residual if isinstance(answer, pipe.Staged) else None) or self._status.residual,
         )
 
-    async def _trained(self, work: Work) -> pipe.Staged | pipe.Failed | Died:
+    def _done(
+        self, work: Work, answer: Answer, outcome: Outcome, reason: str, report: Path | bytes | None
+    ) -> status.Done:
+        return status.Done(
+            order=work.order,
+            outcome=outcome.value,
+            reason=reason,
+            width=answer.width if isinstance(answer, pipe.Staged) else None,
+            seconds=round(self._clock() - work.at, 3),
+            bytes_down=work.size,
+            bytes_up=report_bytes(report),
+            at=time.time(),
+        )
+
+    async def _trained(self, work: Work) -> Answer:
         try:
             if not work.dropped:
                 await self._trainer.ready()
@@ -206,9 +211,7 @@ class Daemon:
             )
         )
 
-    def _report(
-        self, work: Work, answer: pipe.Staged | pipe.Failed | Died, outcome: Outcome, reason: str
-    ) -> Path | bytes | None:
+    def _report(self, work: Work, answer: Answer, outcome: Outcome, reason: str) -> Path | bytes | None:
         """What answers an order that ended so; None where nobody wants an answer."""
         if work.dropped == CANCELLED and outcome is Outcome.ABORTED:
             self._store.give_back(_order_id(work.order))
@@ -224,16 +227,19 @@ class Daemon:
             log.error("order=%s unstaged=%r", work.order, str(error))
             return report
 
-    def _settle(self, order: str, how: Callable[[Any], None]) -> None:
+    def _settle(self, order: str, how: Callable[[Any], None], answer: str) -> None:
         try:
             how(_order_id(order))
         except (OSError, PleatError) as error:  # it stays staged: the next start sends it, and is answered, once more
             log.error("order=%s unsettled=%r", order, str(error))
-        self._say(unsent=len(self._store.staged()))
+        self._say(unsent=len(self._store.staged()), rounds=status.answered(self._status, order, answer))
 
     def _heard(self, answer: pipe.Started | pipe.Progress) -> None:
         if isinstance(answer, pipe.Progress):
             log.debug("progress order=%s done=%.2f loss=%s", answer.order, answer.done, answer.loss)
+            if self._clock() - self._told >= BEAT_S:  # cards wear
+                self._told = self._clock()
+                self._say(progress=round(answer.done, 3), loss=answer.loss)
 
     # What it says of itself.
 
@@ -250,7 +256,7 @@ class Daemon:
             status.write(self._config.state, self._status)
 
 
-def _end(work: Work, answer: pipe.Staged | pipe.Failed | Died) -> tuple[Outcome, str]:
+def _end(work: Work, answer: Answer) -> tuple[Outcome, str]:
     if isinstance(answer, pipe.Staged):
         return Outcome(answer.outcome), answer.reason
     if work.dropped:

@@ -66,8 +66,17 @@ class Progress(Message, frozen=True):
     loss: float | None = None
 
 
+class Residual(Message, frozen=True):
+    """`entries` that are not 0 and their Euclidean `norm`; `state_bytes`: of the file that keeps them."""
+
+    state_bytes: int
+    entries: int
+    norm: float
+
+
 class Staged(Message, frozen=True):
-    """The report for `run`/`round`/`rank` is in the store; `path` is its file. `outcome`: a report.Outcome value."""
+    """The report for `run`/`round`/`rank` is in the store; `path` is its file. `outcome`: a report.Outcome value.
+    `width`: share of its channels that the submodel kept; `residual`: what is not sent yet; None where not known."""
 
     run: str
     round: int
@@ -76,6 +85,8 @@ class Staged(Message, frozen=True):
     outcome: str
     reason: str = ""
     peak_bytes: int | None = None
+    width: float | None = None
+    residual: Residual | None = None
 
 
 class Failed(Message, frozen=True):

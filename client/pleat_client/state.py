@@ -11,6 +11,7 @@ Both are additive, so reports may be answered in any order and no part of an upd
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -90,6 +91,13 @@ def limited(state: DeviceState, cap_bytes: int) -> DeviceState:
     least = np.partition(sizes, entries - room)[entries - room] if room else np.inf
     kept = {n: np.where(np.abs(a) >= least, a, np.float32(0)) for n, a in state.residual.items()}
     return replace(state, residual=kept)
+
+
+def residual_size(state: DeviceState) -> tuple[int, float]:
+    """Entries of the residual that are not 0, and its Euclidean norm."""
+    entries = sum(_nonzero(a) for a in state.residual.values())
+    squares = sum(float(np.vdot(a, a)) for a in state.residual.values())
+    return entries, math.sqrt(squares)
 
 
 _ENTRY_BYTES = 8  # of a sparse entry on disk: a 32-bit place and a float

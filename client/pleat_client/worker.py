@@ -24,7 +24,7 @@ from typing import BinaryIO
 import msgspec
 import torch
 
-from pleat.elastic.size import macs
+from pleat.elastic import size
 from pleat.errors import PleatError
 from pleat.exchange.order import Kind, Order
 from pleat.exchange.report import Budgets, Outcome, Report, Seconds
@@ -34,7 +34,7 @@ from pleat.shard import Shard, read, split_holdout
 from pleat_client import pipe, task, thrift
 from pleat_client.probe import board, memory
 from pleat_client.probe.sensors import Sample, interval, sample
-from pleat_client.state import DeviceState, limited, recall, to_bytes
+from pleat_client.state import DeviceState, limited, recall, residual_size, to_bytes
 from pleat_client.store import Store
 
 RESIDUAL_CAP = 64 << 20  # bytes of residual kept on disk
@@ -130,13 +130,19 @@ class Worker:
         self.store.tidy(order.id.run)
         before, back = recall(self.store.past(order.id.run))
         report, after = self._run(order, before, request)
-        state = None if after is before else to_bytes(limited(after, RESIDUAL_CAP))
+        kept = None if after is before else limited(after, RESIDUAL_CAP)
+        state = None if kept is None else to_bytes(kept)
         path = self.store.stage(order.id, report_to_bytes(report), state)
         if state is not None:
             self.store.forget_returned(back)
         while self.store.notes:
             print(self.store.notes.pop(0), file=sys.stderr)
-        return _staged(order, path, report.outcome, report.reason, report.peak_bytes)
+        staged = _staged(order, path, report.outcome, report.reason, report.peak_bytes)
+        if kept is None or state is None:
+            return staged
+        residual = pipe.Residual(len(state), *residual_size(kept))
+        width = size.width(model_map(order.net), order.selection) if order.kind is Kind.TRAIN else None
+        return msgspec.structs.replace(staged, width=width, residual=residual)
 
     def _run(self, order: Order, state: DeviceState, request: pipe.Train) -> tuple[Report, DeviceState]:
         torch.set_num_threads(threads(order, request.threads))
@@ -201,7 +207,7 @@ def threads(order: Order, asked: int) -> int:
         return asked
     sizes = order.nested if order.kind is Kind.MEASURE else (order.selection,)
     model = model_map(order.net)
-    largest = max((macs(model, s) for s in sizes), default=0)
+    largest = max((size.macs(model, s) for s in sizes), default=0)
     return 1 if 3 * largest * order.work.batch < SMALL_STEP else board.threads()
 
 

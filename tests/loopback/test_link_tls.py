@@ -33,7 +33,7 @@ async def test_a_device_that_trusts_another_authority_or_none_is_told_so(tmp_pat
         stranger, plain = Heard(), Heard()
         fleet.device("a", stranger, ca=other.ca)
         lost = (await stranger.until("lost"))[1]
-        assert "check --ca" in lost
+        assert f"is not signed by the authority in --ca; copy the server's: scp SERVER:ca.pem {other.ca}" in lost
         fleet.device("b", plain)
         await plain.until("lost")
         assert fleet.carrier.devices() == {}

@@ -20,6 +20,16 @@ def count(model: ModelMap, selection: Selection) -> int:
     )
 
 
+def width(model: ModelMap, selection: Selection) -> float:
+    """Share of their channels that the groups keep, averaged over those that may be cut; a dropped unit's keep none."""
+    shares = [
+        0.0 if g.unit in selection.dropped else len(selection.kept.get(g.name, range(g.size))) / g.size
+        for g in model.groups
+        if g.role == "hidden"
+    ]
+    return math.fsum(shares) / len(shares) if shares else 1.0
+
+
 def allocated(model: ModelMap, selection: Selection) -> int:
     """Floats of the submodel's dense arrays, masked-out entries included."""
     return sum(math.prod(shape_of(model, selection, t)) for t in held(model, selection))
