@@ -25,6 +25,7 @@ class Work:
 
 def report_bytes(report: Path | bytes | None) -> int:
     """Bytes of a report; 0 where there is none (any more)."""
-    if isinstance(report, Path):
-        return report.stat().st_size if report.exists() else 0
-    return len(report or b"")
+    try:
+        return report.stat().st_size if isinstance(report, Path) else len(report or b"")
+    except OSError:
+        return 0

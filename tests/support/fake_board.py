@@ -1,18 +1,43 @@
-"""Small /proc and /sys trees of real boards, built under a temporary root, for sensors that take a root."""
+"""Small /proc and /sys trees of real boards, built under a temporary root, for sensors that take a root.
+
+They are written by hand in the form of captured ones, not captured: paths, words and numbers follow what the kernels,
+Raspberry Pi's and NVIDIA's manuals and users of these boards have published (firmware bits, trip points, INA3221 rails,
+`cgroup_disable=memory` of Pi OS, arm64's auxiliary vector). What a board is not known to tell is left out.
+"""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
 GIB = 2**20  # in kB, as /proc/meminfo counts
 
 
-def put(root: Path, files: Mapping[str, str]) -> Path:
+LSE = 1 << 8  # HWCAP_ATOMICS of arm64
+
+
+def auxv(hwcap: int) -> dict[str, bytes]:
+    """The auxiliary vector: page size, hardware capabilities, end."""
+    return {"proc/self/auxv": struct.pack("=6Q", 6, 4096, 16, hwcap, 0, 0)}
+
+
+def cgroups(memory: int) -> dict[str, str]:
+    """/proc/cgroups of a kernel whose version 1 memory controller is on (1) or off (0)."""
+    lines = (
+        "#subsys_name\thierarchy\tnum_cgroups\tenabled",
+        "cpu\t0\t90\t1",
+        f"memory\t0\t90\t{memory}",
+        "pids\t0\t90\t1",
+    )
+    return {"proc/cgroups": "\n".join(lines) + "\n"}
+
+
+def put(root: Path, files: Mapping[str, str | bytes]) -> Path:
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return root
 
 
@@ -30,6 +55,10 @@ def pi4(root: Path) -> Path:
             **meminfo(1_900_000, 1_500_000),
             "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",
             "proc/cmdline": "coherent_pool=1M cgroup_disable=memory console=tty1 root=PARTUUID=1-02 rootwait",
+            **auxv(0xFF & ~LSE),  # fp asimd evtstrm aes pmull sha1 sha2 crc32 at most; no atomics
+            "proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU part\t: 0xd08\n",
+            **cgroups(0),
+            "sys/fs/cgroup/cgroup.controllers": "cpuset cpu io pids\n",
             "proc/loadavg": "3.91 2.10 1.00 5/180 2211\n",
             "proc/self/cgroup": "0::/system.slice/pleat-client.service\n",
             "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\n',
@@ -54,6 +83,9 @@ def pi5(root: Path) -> Path:
             **meminfo(8_000_000, 7_000_000),
             "sys/firmware/devicetree/base/model": "Raspberry Pi 5 Model B Rev 1.0\0",
             "proc/cmdline": "cgroup_disable=memory cgroup_enable=memory cgroup_memory=1 root=PARTUUID=1-02",
+            **auxv(0x1119FF),
+            "proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics asimddp\n",
+            "sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory pids\n",
             "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\n',
             "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
             "sys/class/thermal/thermal_zone0/temp": "48650\n",
@@ -75,6 +107,9 @@ def orin(root: Path) -> Path:
         {
             **meminfo(7_800_000, 5_000_000),
             "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+            **auxv(0x1119FF),
+            **cgroups(1),
+            "sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory hugetlb pids rdma misc\n",
             "etc/nv_tegra_release": "# R36 (release), REVISION: 4.0\n",
             "etc/os-release": 'PRETTY_NAME="Ubuntu 22.04.5 LTS"\n',
             "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
@@ -135,6 +170,7 @@ def cgroup_v1(root: Path, path: str = "/docker/abc") -> Path:
         root,
         {
             **meminfo(8 * GIB, 6 * GIB),
+            **cgroups(1),
             "proc/self/cgroup": f"9:name=systemd:{path}\n5:memory:{path}\n3:cpu,cpuacct:{path}\n0::/\n",
             "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{128 * 2**20}\n",
             "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{100 * 2**20}\n",
@@ -153,6 +189,7 @@ def cgroup_v2(root: Path) -> Path:
         root,
         {
             **meminfo(8 * GIB, 6 * GIB),
+            "sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory pids\n",
             "proc/self/cgroup": "0::/system.slice/pleat.service\n",
             f"{unit}/memory.max": f"{2**30}\n",
             f"{unit}/memory.current": f"{200 * 2**20}\n",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pleat_client.probe import board, cgroup, frequency, memory, power, sensors, thermal, throttle
-from support.fake_board import cgroup_v1, cgroup_v2, meminfo, nano, orin, pi4, pi5, put
+from pleat_client.probe import board, cgroup, clock, frequency, memory, power, processor, sensors, thermal, throttle
+from support.fake_board import LSE, auxv, cgroup_v1, cgroup_v2, cgroups, meminfo, nano, orin, pi4, pi5, put
 
 MIB = 2**20
 
@@ -45,6 +45,12 @@ def test_an_empty_machine_tells_nothing_and_never_zero(tmp_path: Path) -> None:
     assert cgroup.cpu_quota(tmp_path) is None
     assert cgroup.oom_kills(tmp_path) is None
     assert board.fan_rpm(tmp_path) is None
+    assert cgroup.memory_enabled(tmp_path) is None
+    assert processor.has_lse(tmp_path) is None
+    assert throttle.firmware(tmp_path) is None
+    assert throttle.cooled(tmp_path) is None
+    assert throttle.undervolted(tmp_path) is None
+    assert throttle.over_current(tmp_path) is None
     assert power.rails(tmp_path) == {}
 
 
@@ -199,3 +205,63 @@ def test_an_interval_is_throttled_by_a_flag_a_counter_or_a_slow_clock_in_the_mid
     slow = look(celsius=50.0, throttled=False, events=3, hertz=1e9, share=0.5)
     assert sensors.interval([calm, slow, calm]) == {"celsius": 50.0, "hertz": 1e9, "throttled": 1.0}
     assert sensors.interval([slow, calm, slow])["throttled"] == 0.0, "a governor idles before and after the work"
+
+
+@pytest.mark.parametrize(("build", "lse"), [(pi4, False), (pi5, True), (orin, True)])
+def test_lse_is_read_from_the_auxiliary_vector_and_else_from_the_features(
+    tmp_path: Path, build: Callable[[Path], Path], lse: bool
+) -> None:
+    build(tmp_path)
+    assert processor.has_lse(tmp_path) is lse
+    if build is not orin:  # of which the features are not written down
+        (tmp_path / "proc/self/auxv").unlink()
+        assert processor.has_lse(tmp_path) is lse
+
+
+def test_the_vector_wins_over_features_of_another_processor(tmp_path: Path) -> None:
+    """An emulator shows the host's /proc/cpuinfo; the vector is its own."""
+    put(tmp_path, {**auxv(0), "proc/cpuinfo": "Features\t: fp atomics\n"})
+    assert processor.has_lse(tmp_path) is False
+    put(tmp_path, auxv(LSE))
+    assert processor.has_lse(tmp_path) is True
+
+
+@pytest.mark.parametrize("raw", [b"", b"short", bytes(16), bytes(40)])
+def test_a_vector_without_the_word_or_cut_short_is_unknown(tmp_path: Path, raw: bytes) -> None:
+    put(tmp_path, {"proc/self/auxv": raw})
+    assert processor.has_lse(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "on"),
+    [
+        (cgroups(1), True),
+        (cgroups(0), False),
+        ({"proc/cgroups": "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t1\t1\n"}, None),
+        ({"proc/cgroups": "memory\n"}, None),
+        ({"sys/fs/cgroup/cgroup.controllers": "cpu io memory pids\n"}, True),
+        ({"sys/fs/cgroup/cgroup.controllers": "cpu io pids\n"}, False),
+        ({"sys/fs/cgroup/cgroup.controllers": "cpu io pids\n", **cgroups(1)}, True),  # version 1 has it
+        ({"sys/fs/cgroup/cgroup.controllers": "cpu io pids\n", **cgroups(0)}, False),
+        ({"sys/fs/cgroup/unified/cgroup.controllers": "memory\n"}, True),
+        ({"sys/fs/cgroup/cgroup.controllers": "memory_recursiveprot\n"}, False),
+    ],
+)
+def test_memory_groups_are_on_off_or_unknown(tmp_path: Path, files: dict[str, str], on: bool | None) -> None:
+    assert cgroup.memory_enabled(put(tmp_path, files)) is on
+
+
+def test_the_boards_say_whether_they_keep_memory_limits(tmp_path: Path) -> None:
+    assert [cgroup.memory_enabled(b(tmp_path / b.__name__)) for b in (pi4, pi5, orin, cgroup_v1, cgroup_v2)] == [
+        False, True, True, True, True
+    ]  # fmt: skip
+
+
+def test_over_current_is_counted_without_the_thermal_counters(tmp_path: Path) -> None:
+    assert throttle.over_current(orin(tmp_path)) == 7
+    put(tmp_path, {"sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count": "5\n"})
+    assert (throttle.over_current(tmp_path), throttle.events(tmp_path)) == (7, 12)
+
+
+def test_this_kernel_says_whether_its_clock_is_synchronised() -> None:
+    assert clock.synchronised() in (True, False)
