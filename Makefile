@@ -15,12 +15,13 @@ VENV310 := $(VENV)-3.10
 # what a device needs but torch, and what its tests need
 DEVICE := numpy zstandard msgspec tomli grpcio protobuf psutil typer pytest pytest-timeout hypothesis scipy
 
-.PHONY: help demo test test-device lint bench clean
+.PHONY: help demo test test-device check-arm64 lint bench clean
 
 help:
 	@echo 'make demo            one server and four device daemons on this machine: 30 rounds on handwritten digits'
 	@echo 'make test            ruff, mypy and pytest'
 	@echo 'make test-device     the tests of common and client that need no torch, on Python 3.10 (PYTHON310=...)'
+	@echo 'make check-arm64     wheels, daemon and doctor on emulated 64-bit Arm (root; 15 minutes)'
 	@echo 'make lint            ruff and mypy alone'
 	@echo 'make bench           every benchmark, one JSON file each in build/bench (BENCH=codec for one of them)'
 	@echo 'make clean           remove what the above made, but for $(VENV) and runs/'
@@ -35,6 +36,9 @@ test: lint
 
 test-device: $(VENV310)/.device
 	$(VENV310)/bin/python -m pytest --device-side $(ARGS)
+
+check-arm64: $(VENV)/.dev
+	PYTHON=$(BIN)/python deploy/check-arm64.sh $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ _STRANGER = (
     "the certificate of {address} is not signed by the authority in --ca; copy the server's: scp SERVER:ca.pem {ca}"
 )
 _NO_TLS = "no TLS with {address}: {cause}; check --ca, and that the server was given --cert and --key"
+_NO_NAME = "the name in {address} is not known here; find its number on the server with: hostname -I"
 # What gRPC's details hold -> what it means and what to type next; the first that fits.
 _CAUSES = (
     (

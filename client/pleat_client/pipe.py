@@ -66,7 +66,7 @@ class Progress(Message, frozen=True):
     loss: float | None = None
 
 
-class Residual(Message, frozen=True):
+class Residual(msgspec.Struct, frozen=True):
     """`entries` that are not 0 and their Euclidean `norm`; `state_bytes`: of the file that keeps them."""
 
     state_bytes: int

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from pleat.exchange.report import Outcome
+from pleat_client import status
 from pleat_client.probe import memory
 from pleat_server.carrier import Joined, Reported
 from support.device import ENDLESS, Device, Lab, Server, train_order, waiting
@@ -52,6 +53,25 @@ def test_an_order_becomes_a_report_and_the_acknowledgement_clears_it(pair: tuple
     for _ in waiting():
         if not device.unanswered():
             break
+
+
+def test_status_tells_the_width_bytes_and_answer_of_an_order_and_what_is_left_in_the_residual(
+    pair: tuple[Server, Device],
+) -> None:
+    server, device = pair
+    server.done(train_order(30, coded="topk:0.05/lloyd:4"))
+    for _ in waiting():
+        said = status.read(device.state)
+        if said["rounds"] and said["rounds"][-1]["order"].split("/")[1] == "30" and said["rounds"][-1]["answer"]:
+            break
+    last = said["rounds"][-1]
+    assert (last["outcome"], last["width"], last["answer"]) == ("done", 1.0, "acked")
+    assert last["bytes_down"] > 200_000  # 51 k parameters, raw
+    assert 1_000 < last["bytes_up"] < 20_000
+    assert last["seconds"] > 0
+    assert said["residual"]["entries"] > 40_000  # a twentieth was sent
+    assert said["residual"]["norm"] > 0
+    assert said["unsent"] == 0
 
 
 def test_the_daemon_itself_loads_neither_torch_nor_numpy(pair: tuple[Server, Device]) -> None:

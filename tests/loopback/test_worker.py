@@ -118,6 +118,13 @@ def test_orders_are_staged_with_their_states_and_the_child_leaves_when_told(chil
     assert (s.wait, s.down, s.up) == (1.5, 0.5, 0)
     assert min(s.build, s.train, s.encode) > 0
     assert report.peak_bytes is None or report.peak_bytes > (7 << 20) + 50e6  # torch alone is more
+    assert staged.width == 1.0
+    left = recall(child.store.past("run"))[0].residual
+    entries, norm = sum(np.count_nonzero(a) for a in left.values()), np.sqrt(sum(np.sum(a**2) for a in left.values()))
+    assert staged.residual is not None
+    assert (staged.residual.entries, staged.residual.norm) == (entries, pytest.approx(norm, rel=1e-5))
+    assert entries > 0
+    assert staged.residual.state_bytes == len(child.store.past("run")[0].state)
     # The next order builds on it: the same order again is answered from what is staged, not trained again.
     again, same = child.do(order(1))
     assert (again.path, again.reason, same) == (staged.path, "staged before", report)
@@ -126,6 +133,7 @@ def test_orders_are_staged_with_their_states_and_the_child_leaves_when_told(chil
     # A refusal is staged too, and changes no state.
     refused, _ = child.do(order(2, payloads=()))
     assert (refused.outcome, "carries no model" in refused.reason) == ("refused", True)
+    assert (refused.width, refused.residual) == (None, None)
     assert recall(child.store.past("run"))[0].version == 0
     # Bytes that are no order are told, and the child lives on.
     child.tell(pipe.Train(b"nonsense"))

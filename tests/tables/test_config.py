@@ -75,6 +75,7 @@ def test_a_service_keeps_its_state_where_systemd_says() -> None:
     ("text", "message"),
     [
         ('sever = "x:1"', "unknown key 'sever'; did you mean 'server'\\?"),
+        ('sever = "x:1"', r"edit it: \$\{EDITOR:-nano\} .*client\.toml"),
         ("x = 3", "unknown key 'x'; known are server, data"),
         ("memory = [", "no TOML"),
         ("holdout = 'much'", "holdout"),

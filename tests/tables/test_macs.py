@@ -7,7 +7,7 @@ import torch
 
 from pleat.elastic.choosers import Draw, choose
 from pleat.elastic.selection import WHOLE, Selection, make
-from pleat.elastic.size import activation_floats, count, macs
+from pleat.elastic.size import activation_floats, count, macs, width
 from pleat.modelmap import ModelMap
 from pleat.nets.build import spec
 from pleat.nets.trace import model_map
@@ -119,3 +119,17 @@ def test_a_dropped_unit_takes_its_entries_products_and_activations_along() -> No
     assert count(model, WHOLE) - count(model, without) == 2 * 2 * 16 + 2 * 9 * 16 * 16
     assert macs(model, WHOLE) - macs(model, without) == 256 * 2 * 9 * 16 * 16
     assert activation_floats(model, WHOLE) - activation_floats(model, without) == 4 * 16 * 256
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5, 0.25, 0.125])
+def test_the_width_of_a_submodel_is_the_rate_that_it_was_cut_by(rate: float) -> None:
+    model = model_map(spec("cnn", (1, 8, 8), 10))
+    assert width(model, choose("prefix", model, rate, Draw(0, 0, "", {}))) == pytest.approx(rate)
+
+
+def test_a_dropped_unit_has_no_width() -> None:
+    model = model_map(spec("resnet6", (1, 16, 16), 28))
+    groups = [g for g in model.groups if g.role == "hidden"]
+    inside = sum(1 for g in groups if g.unit == model.units[0])
+    assert inside > 0
+    assert width(model, make(model, dropped=model.units[:1])) == pytest.approx(1 - inside / len(groups))
