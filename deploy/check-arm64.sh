@@ -44,6 +44,14 @@ wheel_tool() {
     "$LAB/pip/bin/python" "$REPO/deploy/arm64_wheels.py" "$@"
 }
 
+# Install a device's packages into a folder, whole or not at all.
+site() {
+    [ -d "$1" ] && return
+    rm -rf "$1.part"
+    wheel_tool $PY --into "$1.part" "${@:2}"
+    mv "$1.part" "$1"
+}
+
 wheels() {
     say "wheels for aarch64"
     wheel_tool 3.10 3.11 3.13
@@ -61,12 +69,12 @@ emulator() {
 arm_root() {
     [ -x "$ROOT/usr/bin/python3" ] && [ -e "$LAB/root.whole" ] || {
         say "debootstrap $SUITE for arm64"
-        rm -rf "$ROOT"
+        rm -rf --one-file-system "$ROOT"
         debootstrap --arch=arm64 --variant=minbase --include=python3,ca-certificates $SUITE "$ROOT" > "$LAB/debootstrap.log" ||
             die "debootstrap failed; see $LAB/debootstrap.log"
         touch "$LAB/root.whole"
     }
-    [ -d "$SITE" ] || wheel_tool $PY --into "$SITE"
+    site "$SITE"
     mkdir -p "$ROOT/opt/site" "$ROOT/opt/crashing" "$ROOT/opt/pleat/common" "$ROOT/opt/pleat/client" "$ROOT/opt/lab"
     mount --bind -o ro "$SITE" "$ROOT/opt/site"
     mount --bind -o ro "$REPO/common" "$ROOT/opt/pleat/common"
@@ -129,7 +137,7 @@ doctor() {
     cat "$LAB/run/doctor.txt"
     grep -q '^ok  *torch  *torch 2.9.1' "$LAB/run/doctor.txt" || die "the doctor does not call torch 2.9.1 well"
     say "the doctor on an emulated $CPU, torch 2.10.0"
-    [ -d "$CRASHING" ] || wheel_tool $PY --into "$CRASHING" --torch 2.10.0
+    site "$CRASHING" --torch 2.10.0
     mount --bind -o ro "$CRASHING" "$ROOT/opt/crashing"
     code=0
     (FIRST=/opt/crashing arm /usr/bin/python3 -m pleat_client.cli doctor --state /opt/lab/state) > "$LAB/run/crash.txt" || code=$?
@@ -141,7 +149,7 @@ doctor() {
 
 clean() {
     case "$LAB" in /?*/?*) ;; *) die "LAB=$LAB is no folder of ours" ;; esac
-    rm -rf --one-file-system "$ROOT" "$SITE" "$CRASHING" "$LAB/pip" "$LAB/run" "$LAB/root.whole" "$LAB/found" "$LAB/debootstrap.log"
+    rm -rf --one-file-system "$ROOT" "$SITE" "$CRASHING" "$SITE.part" "$CRASHING.part" "$LAB/pip" "$LAB/run" "$LAB/root.whole" "$LAB/found" "$LAB/debootstrap.log"
     rmdir "$LAB" 2>/dev/null || true
 }
 

@@ -34,14 +34,13 @@ _CAUSES = (
         "wrong_version_number",
         "{address} speaks plain text; start the server with --cert and --key, or drop --ca and say --insecure here",
     ),
-    (
-        "dns resolution failed",
-        "the name in {address} is not known here; find its number on the server with: hostname -I",
-    ),
-    ("certificate", _STRANGER),  # unknown authority and the like
-    ("signature", _STRANGER),
-    ("ssl", _NO_TLS),
-    ("tls", _NO_TLS),
+    ("errors resolving", _NO_NAME),
+    ("dns resolution failed", _NO_NAME),  # an older gRPC's words
+    ("certificate_verify_failed", _STRANGER),
+    ("certificate signature failure", _STRANGER),
+    ("ssl_error", _NO_TLS),
+    ("tls handshake failed", _NO_TLS),
+    ("ssl handshake failed", _NO_TLS),
 )
 
 

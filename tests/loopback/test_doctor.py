@@ -91,6 +91,10 @@ CASES: dict[str, tuple[Callable[[Path], tuple[Papers | None, Path | None]], str]
         "shows the certificate of another host",
     ),
     "another authority": (lambda f: (papers(f / "p"), papers(f / "q").ca), "is not signed by the authority in --ca"),
+    "authority of another name": (
+        lambda f: (papers(f / "p"), papers(f / "q", by="x").ca),
+        "is not signed by the authority",
+    ),
     "plain server": (lambda f: (None, papers(f / "q").ca), "speaks plain text; start the server with --cert"),
     "plain device": (lambda f: (papers(f / "p"), None), "if it was started with --cert, say --ca FILE here"),
     "neither": (lambda f: (None, None), ""),

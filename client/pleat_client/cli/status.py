@@ -112,7 +112,7 @@ def _known(text: str, count: int | None) -> str:
 
 
 def _bytes(count: int) -> str:
-    for unit, size in (("MiB", 2**20), ("KiB", 2**10)):
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:.4g} {unit}"
     return f"{count} B"
