@@ -27,6 +27,7 @@ else:
     import tomli as tomllib
 
 SYSTEM_FILE = Path("/etc/pleat/client.toml")
+SERVICE_STATE = Path("/var/lib/pleat")  # StateDirectory= of the systemd unit
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -88,16 +89,22 @@ def load(
 
 
 def told(
-    given: Mapping[str, Any], file: Path | None = None, system: Path = SYSTEM_FILE, env: Mapping[str, str] | None = None
+    given: Mapping[str, Any],
+    file: Path | None = None,
+    system: Path = SYSTEM_FILE,
+    env: Mapping[str, str] | None = None,
+    service: Path | None = None,
 ) -> dict[str, Any]:
     """What file and command line say, unchecked, with a name and a state folder in any case: enough for those who only
-    look. Raises UseError for a file that cannot be read or has an unknown key."""
+    look. `service`: the folder of a system service, which is looked at where nobody names one and the user has none.
+    Raises UseError for a file that cannot be read or has an unknown key."""
     merged = _read(file) if file is not None else _read(system) if system.exists() else {}
     merged |= {key: value for key, value in given.items() if value is not None}
     if not merged.get("name"):
         merged["name"] = platform.node()
     if not merged.get("state"):
-        merged["state"] = default_state(str(merged["name"]), os.environ if env is None else env)
+        own = default_state(str(merged["name"]), os.environ if env is None else env)
+        merged["state"] = service if service is not None and service.is_dir() and not own.exists() else own
     return merged
 
 

@@ -66,7 +66,7 @@ class Daemon:
         self._current: Work | None = None
         fresh = status.Status(name=config.name, server=config.server, budgets=config.budgets)
         self._status = status.begun(config.state, fresh)
-        self._told = 0.0  # when progress was last written down
+        self._told = -BEAT_S  # when progress was last written down
         trainer.heard = self._heard
 
     async def profile(self) -> Profile:

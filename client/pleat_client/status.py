@@ -106,6 +106,10 @@ def read(folder: Path, root: Path = ROOT) -> dict[str, Any]:
             f"state folder {folder}: no device has run here; start one with: pleat-client run --server HOST:PORT "
             "--data shard.npz, or name its folder with --state DIR"
         ) from None
+    except PermissionError:
+        raise UseError(
+            f"state folder {folder}: belongs to another user; look as root: sudo pleat-client status --state {folder}"
+        ) from None
     except (OSError, msgspec.MsgspecError) as error:
         raise UseError(
             f"state folder {folder}: {NAME} cannot be read: {error}; the next start writes it anew"

@@ -134,6 +134,18 @@ def test_a_dead_device_makes_no_progress(tmp_path: Path) -> None:
     assert (found["state"], found["progress"], found["loss"]) == ("stopped", None, None)
 
 
+def test_a_folder_of_another_user_is_told_with_how_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    code, _, err = ran(["status", "--state", str(tmp_path)], capsys)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"sudo pleat-client status --state {tmp_path}" in err
+
+
 def test_words_of_an_older_daemon_are_still_read(tmp_path: Path) -> None:
     (tmp_path / status.NAME).write_bytes(b'{"name":"a","server":"s:1","state":"idle"}')
     found = status.read(tmp_path)

@@ -71,6 +71,21 @@ def test_a_service_keeps_its_state_where_systemd_says() -> None:
     assert config.default_state("a", {"XDG_STATE_HOME": "/s"}) == Path("/s/pleat/a")
 
 
+def test_who_only_looks_finds_the_services_folder_where_the_user_has_none_of_its_own(tmp_path: Path) -> None:
+    service, home = tmp_path / "service", {"HOME": str(tmp_path)}
+    own = tmp_path / ".local/state/pleat/a"
+
+    def looked_at(**more: Any) -> Path:
+        return Path(config.told({"name": "a", **more}, system=NOWHERE, env=home, service=service)["state"])
+
+    assert looked_at() == own, "there is no service"
+    service.mkdir()
+    assert looked_at() == service
+    assert looked_at(state=tmp_path / "named") == tmp_path / "named"
+    own.mkdir(parents=True)
+    assert looked_at() == own
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -7,11 +7,13 @@ import logging
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pleat.exchange.body import order_of, refusal_report
 from pleat.exchange.order import OrderId
 from pleat.exchange.report import Heartbeat, Outcome
+from pleat_client import pipe, status
 from pleat_client.child import Trainer
 from pleat_client.config import Config
 from pleat_client.daemon import Daemon
@@ -89,6 +91,35 @@ def test_every_order_ends_in_a_report_but_a_cancelled_one(tmp_path: Path) -> Non
         return {order: order_of(Path(str(report)).read_bytes()) for order, report in link.sent.items()}
 
     assert asyncio.run(sent()) == {"r/1/0": "r/1/0", "r/2/0": "r/2/0"}
+
+
+def test_progress_is_written_down_at_most_every_ten_seconds_for_cards_wear(tmp_path: Path) -> None:
+    now = 0.0
+    config = Config(server="localhost:1", data=tmp_path / "shard.npz", name="a", state=tmp_path)
+    trainer = Trainer([sys.executable, "-c", DIES])
+    Daemon(config, Store(tmp_path), trainer, clock=lambda: now)
+    written = []
+    for now, done in ((0.0, 0.1), (0.5, 0.2), (9.9, 0.3), (10.0, 0.4), (19.0, 0.5), (21.0, 0.6)):  # noqa: B007
+        trainer.heard(pipe.Progress("r/1/0", done, 2.0))
+        said = msgspec.json.decode((tmp_path / status.NAME).read_bytes(), type=status.Status)
+        written.append((said.progress, said.loss))
+    assert written == [(p, 2.0) for p in (0.1, 0.1, 0.1, 0.4, 0.4, 0.6)]
+
+
+def test_an_order_that_ends_is_a_round_with_its_bytes_and_its_answer(tmp_path: Path) -> None:
+    async def rounds() -> list[status.Done]:
+        made, link = daemon(tmp_path), Link()
+        made.on_order(body_of("r/1/0"), 0.0)
+        await served(made, link, "r/1/0")
+        made.on_returned("r/1/0", "too late")
+        said = msgspec.json.decode((tmp_path / status.NAME).read_bytes(), type=status.Status)
+        return list(said.rounds)
+
+    [one] = asyncio.run(rounds())
+    assert (one.order, one.outcome, one.width, one.answer) == ("r/1/0", "failed", None, "returned")
+    assert (one.bytes_down, one.bytes_up > 0) == (len(body_of("r/1/0")), True)
+    again = status.begun(tmp_path, status.Status(name="a", server="s:1"))
+    assert again.rounds == (one,)
 
 
 def test_what_was_staged_before_is_sent_at_the_start(tmp_path: Path) -> None:

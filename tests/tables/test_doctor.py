@@ -237,6 +237,22 @@ def test_a_state_folder_that_cannot_be_is_a_failure(tmp_path: Path) -> None:
     assert (read_only.mark, "cannot be written" in read_only.says) == (FAIL, True)
 
 
+@pytest.mark.parametrize(("owner", "mark"), [(0, FAIL), (1, UNKNOWN)])
+def test_a_state_folder_of_another_user_is_unknown_and_never_taken_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, mark: Mark
+) -> None:
+    def denied(folder: Path, trace: bool) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "state").mkdir()
+    monkeypatch.setattr(resources, "_try_writing", denied)
+    monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "state").stat().st_uid + owner)
+    found = resources.disk(case(tmp_path))
+    assert (found.mark, "install" in found.remedy) == (mark, mark is FAIL)
+    elsewhere = resources.disk(case(tmp_path, state=tmp_path / "not/yet"))
+    assert elsewhere.mark is FAIL
+
+
 @pytest.mark.parametrize(("free", "mark"), [(600 * MIB, OK), (200 * MIB, WARN), (100 * MIB, FAIL)])
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, mark: Mark) -> None:
     monkeypatch.setattr(resources, "free_bytes", lambda folder: free)

@@ -22,7 +22,7 @@ def doctor(
         list[str] | None, typer.Option(metavar="HOST:PORT", help="Server to try; may be given more than once.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The device's label. Default: the host's name.")] = None,
-    state: Annotated[Path | None, typer.Option(help="Its state folder. Default: ~/.local/state/pleat/NAME.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Its state folder. Default: as for status.")] = None,
     memory: Annotated[str | None, typer.Option(help="Its memory budget, such as 300MiB. Default: none.")] = None,
     insecure: Annotated[bool | None, typer.Option("--insecure", help="Try the server in plaintext.")] = None,
     ca: Annotated[Path | None, typer.Option(help="Certificate authority of the server (PEM).")] = None,
@@ -39,7 +39,7 @@ def doctor(
     from pleat_client.doctor.table import examine, exit_code  # gRPC: `--help` does without it
 
     given = {"name": name, "state": state, "memory": memory, "insecure": insecure, "ca": ca}
-    case = _case(config.told(given, file), server)
+    case = _case(config.told(given, file, service=config.SERVICE_STATE), server)
     findings = []
     for finding in examine(case):
         findings.append(finding)

@@ -15,7 +15,9 @@ from pleat_client import status as kept
 
 def status(
     name: Annotated[str | None, typer.Option(help="The device's label. Default: the host's name.")] = None,
-    state: Annotated[Path | None, typer.Option(help="Its state folder. Default: ~/.local/state/pleat/NAME.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Its state folder. Default: ~/.local/state/pleat/NAME, else /var/lib/pleat.")
+    ] = None,
     file: Annotated[
         Path | None, typer.Option("--config", help="Settings in TOML. Default: /etc/pleat/client.toml.")
     ] = None,
@@ -25,7 +27,7 @@ def status(
 
     Bytes, seconds, hertz and degrees Celsius in --json.
     """
-    folder = Path(str(config.told({"name": name, "state": state}, file)["state"]))
+    folder = Path(str(config.told({"name": name, "state": state}, file, service=config.SERVICE_STATE)["state"]))
     found = kept.read(folder)
     typer.echo(json.dumps(found) if as_json else "\n".join(lines(found)))
     return 0

@@ -75,6 +75,9 @@ def disk(case: Case) -> Finding:
         _try_writing(folder, trace=folder != case.state)
         free = free_bytes(folder)
     except OSError as error:
+        if isinstance(error, PermissionError) and folder == case.state and folder.stat().st_uid != os.geteuid():
+            says = f"the state folder {folder} belongs to another user, who alone can tell"
+            return Finding("disk", Mark.UNKNOWN, says, "sudo pleat-client doctor", facts)
         says = f"the state folder {case.state} cannot be written: {error.strerror or error}"
         return Finding("disk", Mark.FAIL, says, mend, facts)
     facts["free"] = free
