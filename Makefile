@@ -37,7 +37,7 @@ test: lint
 test-device: $(VENV310)/.device
 	$(VENV310)/bin/python -m pytest --device-side $(ARGS)
 
-check-arm64: $(VENV)/.dev
+check-arm64: $(VENV)/.demo
 	PYTHON=$(BIN)/python deploy/check-arm64.sh $(ARGS)
 
 lint: $(VENV)/.dev

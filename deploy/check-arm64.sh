@@ -10,7 +10,7 @@
 # Needs root, and: apt-get install qemu-user-static debootstrap
 # LAB     where the arm64 root and the wheels are kept (/tmp/pleat-arm64)
 # PYTHON  a Python that has pleat's server (.venv/bin/python)
-# CPU     cortex-a72 is a Pi 4, which lacks LSE; cortex-a76 a Pi 5
+# CPU     cortex-a72 is a Pi 4, which lacks LSE; cortex-a76 a Pi 5, where torch 2.10.0 runs: `doctor` must fail there
 set -euo pipefail
 
 REPO=$(cd "$(dirname "$0")/.." && pwd)

@@ -334,6 +334,7 @@ def test_the_firmware_of_another_board_is_not_asked(tmp_path: Path) -> None:
     [
         ({}, OK, "run run-1: 2.0 ms there and back, 8 Mbit/s up, 16 Mbit/s down"),
         ({"up": None}, OK, "unknown up"),
+        ({"up": 2e8, "down": 4.6e5}, OK, "1600 Mbit/s up, 3.7 Mbit/s down"),
         ({"up": 1e4}, WARN, "a slow link"),
         ({"rtt_s": 0.8}, WARN, "a slow link"),
         ({"protocol": 2}, FAIL, "speaks protocol 2, not 1"),

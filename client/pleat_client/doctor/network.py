@@ -46,4 +46,7 @@ def _server(address: str, found: Reached | PleatError) -> Finding:
 
 
 def _speed(rate: float | None) -> str:
-    return "unknown" if rate is None else f"{rate * 8 / 1e6:.3g} Mbit/s"
+    if rate is None:
+        return "unknown"
+    megabits = rate * 8 / 1e6
+    return f"{megabits:.0f} Mbit/s" if megabits >= 100 else f"{megabits:.2g} Mbit/s"
