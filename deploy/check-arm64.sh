@@ -16,6 +16,7 @@ set -euo pipefail
 REPO=$(cd "$(dirname "$0")/.." && pwd)
 LAB=${LAB:-${TMPDIR:-/tmp}/pleat-arm64}
 PYTHON=${PYTHON:-$REPO/.venv/bin/python}
+case "$PYTHON" in /*) ;; *) PYTHON=$PWD/$PYTHON ;; esac
 CPU=${CPU:-cortex-a72}
 SUITE=bookworm PY=3.11
 ROOT=$LAB/root SITE=$LAB/site CRASHING=$LAB/site-2.10.0
