@@ -35,7 +35,7 @@ def trainer(config: Config) -> Trainer:
     command = [sys.executable, "-m", "pleat_client.worker", "--store", str(config.state), "--data", str(config.data)]
     threads = str(config.threads or board.threads())
     return Trainer(
-        [*command, "--holdout", str(config.holdout)],
+        [*command, "--holdout", str(config.holdout), "--accelerator", config.accelerator],
         Limits(config.memory, config.idle),
         {
             "OMP_NUM_THREADS": threads,  # else OpenMP starts a thread for every core that a container only shows

@@ -27,6 +27,7 @@ else:
     import tomli as tomllib
 
 SYSTEM_FILE = Path("/etc/pleat/client.toml")
+ACCELERATORS = ("auto", "cpu", "cuda")
 SERVICE_STATE = Path("/var/lib/pleat")  # StateDirectory= of the systemd unit
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
@@ -49,6 +50,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ca: Path | None = None  # the server's certificate authority
     idle: float = 30.0  # seconds without an order after which the trainer gives its memory back
     threads: int = 0  # of the trainer; 0 = as many cores as it may use
+    accelerator: str = "auto"  # where it trains: one of ACCELERATORS; auto = a GPU that torch can use, else the CPU
 
     @property
     def budgets(self) -> Budgets:
@@ -154,6 +156,8 @@ def _checked(config: Config) -> Config:
         raise UseError(f"holdout: {config.holdout} is no share; expected 0 to below 1, such as 0.1")
     if not 0 <= config.idle < float("inf"):
         raise UseError(f"idle: {config.idle} is no time; say how many seconds the trainer waits, such as 30")
+    if config.accelerator not in ACCELERATORS:
+        raise UseError(f"accelerator: '{config.accelerator}' is none; expected {', '.join(ACCELERATORS)}")
     if not 0 <= config.threads <= 4096:
         raise UseError(f"threads: {config.threads} is no number of threads; 0 lets pleat choose")
     for key, path in (("data", config.data), ("ca", config.ca)):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from pleat.elastic.selection import Selection
@@ -27,7 +27,7 @@ from pleat.params import Params
 from pleat.shard import Shard, check_fits
 from pleat_client.payloads import give, give_back, receive
 from pleat_client.state import DeviceState
-from pleat_client.trainer import Stepping, Tick, no_tick, score, time_steps, train
+from pleat_client.trainer import Tick, no_tick, score, time_steps, train
 
 __all__ = ["Cancelled", "DeviceState", "Peak", "Sensors", "Tick", "give_back", "run"]
 
@@ -49,14 +49,16 @@ def _unknown() -> None:
 @dataclass(frozen=True)
 class Sensors:
     """What the task reads of the machine. Unknown is None. `watch_peak` starts an interval; what it returns gives the
-    highest resident memory since then, and ends it. `stepping` is entered around the optimiser steps."""
+    highest memory since then, and ends it. `stepping` is entered around all that computes with the net. `device`: where
+    that is done, as torch names it."""
 
     clock: Callable[[], float] = time.perf_counter
     watch_peak: Callable[[], Peak] = lambda: _unknown
     resident: Callable[[], int | None] = _unknown
     free: Callable[[], int | None] = _unknown
     readings: Callable[[], Mapping[str, float]] = dict
-    stepping: Stepping = nullcontext
+    stepping: Callable[[], AbstractContextManager[None]] = nullcontext
+    device: str = "cpu"
 
 
 BLIND = Sensors()
@@ -134,10 +136,19 @@ def _train(job: _Job, report: Report) -> tuple[Report, DeviceState]:
     received, version, state = receive(order, model, job.state)
     scored = _scored(job, received)
     build_s = laps.lap()
-    selection, stepping = order.selection, job.sensors.stepping
-    trained, metrics = train(
-        order.net, model, selection, received, order.nested, order.work, job.shard, order.seed, job.tick, stepping
-    )
+    with job.sensors.stepping():
+        trained, metrics = train(
+            order.net,
+            model,
+            order.selection,
+            received,
+            order.nested,
+            order.work,
+            job.shard,
+            order.seed,
+            job.tick,
+            job.sensors.device,
+        )
     train_s = laps.lap()
     payloads, state = [], replace(state, sent={})
     for wanted in order.returns:
@@ -168,7 +179,18 @@ def _measure(job: _Job, report: Report) -> tuple[Report, DeviceState]:
             break
         peak = job.sensors.watch_peak()
         steps = max(1, order.work.steps)
-        step_s = time_steps(order.net, job.model, selection, order.work, job.shard, steps, job.sensors.clock, job.tick)
+        with job.sensors.stepping():
+            step_s = time_steps(
+                order.net,
+                job.model,
+                selection,
+                order.work,
+                job.shard,
+                steps,
+                job.sensors.clock,
+                job.tick,
+                job.sensors.device,
+            )
         measured.append(Measured(step_s, peak() or 0))
     return replace(report, measured=tuple(measured), seconds=replace(report.seconds, train=laps.lap())), job.state
 
@@ -185,7 +207,9 @@ def _scored(job: _Job, params: Params) -> dict[str, float]:
     if job.holdout is None or len(job.holdout) == 0:
         return {}
     with job.sensors.stepping():
-        right, samples, loss = score(job.order.net, job.model, job.order.selection, params, job.holdout)
+        right, samples, loss = score(
+            job.order.net, job.model, job.order.selection, params, job.holdout, job.sensors.device
+        )
     return {"correct": float(right), "scored": float(samples), "scored_loss": loss / samples}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +29,6 @@ from pleat.shard import Shard
 from pleat_client.objectives import objective
 
 Tick = Callable[[float, float | None], None]  # (share of steps done, loss); raises to stop the training
-Stepping = Callable[[], AbstractContextManager[None]]
 Metrics = dict[str, float]
 
 _SCORED_AT_ONCE = 64  # samples; without gradients this needs less memory than any training batch
@@ -96,7 +94,8 @@ def flatten(module: nn.Module, masks: dict[str, Tensor], momentum: bool) -> Flat
         parameter.grad = grads[name]
     inside = None
     if masks:
-        inside = torch.cat([masks.get(n, torch.ones(())).expand(shape).reshape(-1) for n, shape in shapes.items()])
+        every = weights.new_ones(())
+        inside = torch.cat([masks.get(n, every).expand(shape).reshape(-1) for n, shape in shapes.items()])
     return Flat(weights, gradient, torch.zeros_like(weights) if momentum else None, leaf, grads, inside)
 
 
@@ -123,7 +122,7 @@ class Nested:
 
     def __init__(self, module: nn.Module, model: ModelMap, inner: Selection, outer: Selection, flat: Flat) -> None:
         self._model, self._inner, self._outer, self._flat, self._module = model, inner, outer, flat, module
-        self._masks = local_masks(model, inner)
+        self._masks = local_masks(model, inner, flat.weights.device)
         windows = views(model, inner, outer, {n: p.detach() for n, p in flat.leaf.items()})
         gradients = views(model, inner, outer, flat.grads)
         own = {n for n, w in windows.items() if n not in self._masks and _shares(w, flat.weights)}
@@ -153,13 +152,13 @@ def _shares(view: Tensor, whole: Tensor) -> bool:
     return view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
 
 
-def local_masks(model: ModelMap, selection: Selection) -> dict[str, Tensor]:
+def local_masks(model: ModelMap, selection: Selection, device: torch.device) -> dict[str, Tensor]:
     """The selection's element masks in the submodel's own shapes, as float tensors of 0 and 1."""
     out = {}
     for spec in held(model, selection):
         if spec.name in selection.masks:
             part = cut_array(selection.masks[spec.name], cuts(model, selection, spec))
-            out[spec.name] = torch.from_numpy(np.ascontiguousarray(part, np.float32))
+            out[spec.name] = torch.from_numpy(np.ascontiguousarray(part, np.float32)).to(device)
     return out
 
 
@@ -177,14 +176,14 @@ class _Batch:
         return self._forwards[size](self._x)
 
 
-def _modules(net: NetSpec, model: ModelMap, selections: Sequence[Selection]) -> list[nn.Module]:
+def _modules(net: NetSpec, model: ModelMap, selections: Sequence[Selection], device: str) -> list[nn.Module]:
     """The smaller modules; the whole one, which they are cut from, is let go."""
     whole = build(net.factory, net.arguments)
-    return [shrink(whole, model, selection).train() for selection in selections]
+    return [shrink(whole, model, selection).to(device).train() for selection in selections]
 
 
 class Trainer:
-    """A submodel ready to train: built once, stepped batch by batch."""
+    """A submodel ready to train: built once, stepped batch by batch. `device`: torch's name of where it is trained."""
 
     def __init__(
         self,
@@ -194,13 +193,15 @@ class Trainer:
         params: Params | None,
         nested: Sequence[Selection],
         work: Work,
+        device: str = "cpu",
     ) -> None:
+        self._device = torch.device(device)
         self._work, self._objective = work, objective(work.objective)
         smaller = [inner for inner in nested if inner != selection]
-        self._module, *modules = _modules(net, model, (selection, *smaller))
+        self._module, *modules = _modules(net, model, (selection, *smaller), device)
         if params is not None:
             load(self._module, params)
-        self._flat = flatten(self._module, local_masks(model, selection), work.momentum > 0)
+        self._flat = flatten(self._module, local_masks(model, selection, self._device), work.momentum > 0)
         pairs = zip(modules, smaller, strict=True)
         self._nested = [Nested(module, model, inner, selection, self._flat) for module, inner in pairs]
         self._forwards: list[Callable[[Tensor], Tensor]] = [self._module, *self._nested]
@@ -208,6 +209,7 @@ class Trainer:
     def step(self, x: Tensor, y: Tensor, rng: np.random.Generator) -> float:
         """One optimiser step on one batch; returns the objective's first loss, unweighted."""
         first: float | None = None
+        x, y = x.to(self._device), y.to(self._device)
         for weight, loss in self._objective(_Batch(self._forwards, x), y, self._work.settings, rng):
             (loss * weight).backward()  # type: ignore[no-untyped-call]  # backward(weight) loads sympy: 33 MB
             first = float(loss.detach()) if first is None else first
@@ -230,16 +232,16 @@ def train(
     shard: Shard,
     seed: int = 0,
     tick: Tick = no_tick,
-    stepping: Stepping = nullcontext,
+    device: str = "cpu",
 ) -> tuple[Params, Metrics]:
     """Train the submodel `selection` from `params`; returns its parameters and the mean loss of the last epoch.
 
     `nested`: smaller selections, within `selection`, that the objective may train along. Raises Diverged when the loss
-    is no longer finite, and whatever `tick` raises. `stepping` is entered around the optimiser steps.
+    is no longer finite, and whatever `tick` raises.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % (1 << 63))
-        trainer = Trainer(net, model, selection, params, nested, work)
+        trainer = Trainer(net, model, selection, params, nested, work, device)
         x, y = torch.from_numpy(shard.x), torch.from_numpy(shard.y)
         steps = work.epochs * -(-len(shard) // work.batch)
         draw = np.random.Generator(np.random.PCG64([seed, 1]))
@@ -256,15 +258,17 @@ def train(
         return trainer.result(), {"loss": total / len(shard)}
 
 
-def score(net: NetSpec, model: ModelMap, selection: Selection, params: Params, shard: Shard) -> tuple[int, int, float]:
+def score(
+    net: NetSpec, model: ModelMap, selection: Selection, params: Params, shard: Shard, device: str = "cpu"
+) -> tuple[int, int, float]:
     """(samples classified right, samples, summed cross-entropy) of a submodel on `shard`."""
-    module = shrink(build(net.factory, net.arguments), model, selection).eval()
+    module = shrink(build(net.factory, net.arguments), model, selection).to(device).eval()
     load(module, params)
     right, loss = 0, 0.0
     with torch.no_grad():
         for start in range(0, len(shard), _SCORED_AT_ONCE):
-            x = torch.from_numpy(shard.x[start : start + _SCORED_AT_ONCE])
-            y = torch.from_numpy(shard.y[start : start + _SCORED_AT_ONCE])
+            x = torch.from_numpy(shard.x[start : start + _SCORED_AT_ONCE]).to(device)
+            y = torch.from_numpy(shard.y[start : start + _SCORED_AT_ONCE]).to(device)
             logits = module(x)
             right += int((logits.argmax(dim=1) == y).sum())
             loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
@@ -280,9 +284,11 @@ def time_steps(
     steps: int,
     clock: Callable[[], float] = time.perf_counter,
     tick: Tick = no_tick,
+    device: str = "cpu",
 ) -> float:
     """Median seconds of an optimiser step of the own size alone, after one step to warm up."""
-    trainer = Trainer(net, model, selection, None, (), Work(batch=work.batch, rate=1e-6, momentum=work.momentum))
+    own = Work(batch=work.batch, rate=1e-6, momentum=work.momentum)
+    trainer = Trainer(net, model, selection, None, (), own, device)
     index = np.arange(work.batch) % len(shard)
     x, y = torch.from_numpy(shard.x[index]), torch.from_numpy(shard.y[index])
     rng, taken = np.random.Generator(np.random.PCG64(0)), []

@@ -31,7 +31,8 @@ from pleat.exchange.report import Budgets, Outcome, Report, Seconds
 from pleat.exchange.wire import order_from_bytes, report_to_bytes
 from pleat.nets.trace import model_map
 from pleat.shard import Shard, read, split_holdout
-from pleat_client import pipe, task, thrift
+from pleat_client import accelerator, pipe, task, thrift
+from pleat_client.config import ACCELERATORS
 from pleat_client.probe import board, memory
 from pleat_client.probe.sensors import Sample, interval, sample
 from pleat_client.state import DeviceState, limited, recall, residual_size, to_bytes
@@ -78,6 +79,7 @@ class Worker:
     holdout: Shard
     inbox: Inbox
     out: BinaryIO
+    device: str = accelerator.CPU
     samples: list[Sample] = field(default_factory=list)  # of the board's sensors, for the order being done
 
     def answer(self, message: pipe.Message) -> None:
@@ -89,6 +91,7 @@ class Worker:
         shape = self.shard.input_shape
         self.answer(pipe.Ready(len(self.shard), len(self.holdout), shape, self._classes()))
         while self._next():
+            accelerator.give_back(self.device)
             thrift.give_back()
 
     def _next(self) -> bool:
@@ -161,20 +164,23 @@ class Worker:
         except Exception as error:  # whatever a net, a driver or a lack of memory raises: the server is told
             traceback.print_exc()
             reason = f"{type(error).__name__}: {error}"[:500]
-            return Report(order.id, order.device, Outcome.FAILED, reason, samples=len(self.shard)), state
+            outcome = Outcome.KILLED if accelerator.ran_out(error) else Outcome.FAILED  # the former: offer less
+            return Report(order.id, order.device, outcome, reason, samples=len(self.shard)), state
 
     def _sensors(self, daemon_bytes: int) -> task.Sensors:
         def watch_peak() -> task.Peak:
             watch = memory.Peak((os.getpid(),))
-            return lambda: _plus(watch.stop(), daemon_bytes)
+            accelerator.watch_peak(self.device)
+            return lambda: _plus(watch.stop(), daemon_bytes + accelerator.peak_bytes(self.device))
 
         return task.Sensors(
             clock=time.perf_counter,
             watch_peak=watch_peak,
-            resident=lambda: _plus(memory.rss_bytes(), daemon_bytes),
-            free=memory.free_bytes,
+            resident=lambda: _plus(memory.rss_bytes(), daemon_bytes + accelerator.reserved_bytes(self.device)),
+            free=lambda: accelerator.free_bytes(self.device, memory.free_bytes()),
             readings=lambda: interval([*self.samples, sample()]),
             stepping=thrift.stepping,
+            device=self.device,
         )
 
     def _tick(self, name: str) -> task.Tick:
@@ -216,12 +222,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, required=True, help="state folder of the device")
     parser.add_argument("--data", type=Path, required=True, help="shard: .npz with x and y")
     parser.add_argument("--holdout", type=float, default=0.1, help="share of the shard kept for scoring (0.1)")
+    parser.add_argument("--accelerator", choices=ACCELERATORS, default="auto", help="where to train (auto)")
     given = parser.parse_args(arguments)
     thrift.map_large_buffers()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a stray print must not end up between frames
     try:
         train, held = split_holdout(read(given.data), given.holdout, HOLDOUT_SEED)
+        device = accelerator.pick(given.accelerator)
     except PleatError as error:
         out.write(pipe.encode(pipe.Failed("", str(error))))
         out.flush()
@@ -229,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
     inbox = Inbox()
     threading.Thread(target=inbox.listen, args=(sys.stdin.buffer,), name="pleat-inbox", daemon=True).start()
     try:
-        Worker(Store(given.store), train, held, inbox, out).serve()
+        Worker(Store(given.store), train, held, inbox, out, device).serve()
     except BrokenPipeError:
         return 0
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -189,6 +191,26 @@ def test_seconds_add_up_to_the_time_the_clock_showed() -> None:
     s = report.seconds
     assert (s.wait, s.down, s.up) == (7, 9, 0)
     assert (s.build, s.train, s.encode) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("kind", [Kind.TRAIN, Kind.MEASURE, Kind.EVALUATE])
+def test_whatever_computes_with_the_net_keeps_its_buffers(kind: Kind) -> None:
+    inside, seen = [False], list[bool]()
+
+    @contextmanager
+    def stepping() -> Iterator[None]:
+        inside[0] = True
+        seen.append(True)
+        yield
+        inside[0] = False
+
+    def tick(done: float, loss: float | None) -> None:
+        assert inside[0]
+
+    nested = (cut(0.25), cut(1.0)) if kind is Kind.MEASURE else ()
+    report, _ = run(order(kind=kind, nested=nested), DeviceState(), SHARD, HELD, Sensors(stepping=stepping), tick=tick)
+    assert report.outcome is Outcome.DONE
+    assert len(seen) == {Kind.TRAIN: 2, Kind.MEASURE: 2, Kind.EVALUATE: 1}[kind]
 
 
 def refusal(asked: Order, shard: Shard = SHARD, **changes: object) -> str:

@@ -38,6 +38,9 @@ def run(
         float | None, typer.Option(help="Seconds without an order until the trainer frees its memory. Default: 30.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the trainer. Default: the cores it may use.")] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="Where to train: auto, cpu or cuda. Default: auto, a GPU if torch can use one.")
+    ] = None,
     file: Annotated[
         Path | None, typer.Option("--config", help="Settings in TOML. Default: /etc/pleat/client.toml.")
     ] = None,
@@ -61,6 +64,7 @@ def run(
         "holdout": holdout,
         "idle": idle,
         "threads": threads,
+        "accelerator": accelerator,
     }
     from pleat_client import app  # gRPC: `status` and `--help` do without it
 

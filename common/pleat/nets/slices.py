@@ -27,4 +27,4 @@ def _along(tensor: torch.Tensor, axis: int, index: Index) -> torch.Tensor:
         places = [slice(None)] * tensor.dim()
         places[axis] = slice(start, int(index[-1]) + 1, step)
         return tensor[tuple(places)]
-    return tensor.index_select(axis, torch.from_numpy(np.ascontiguousarray(index)))
+    return tensor.index_select(axis, torch.from_numpy(np.ascontiguousarray(index)).to(tensor.device))
