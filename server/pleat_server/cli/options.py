@@ -66,14 +66,10 @@ def _value(text: str) -> Any:
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """(1, 28, 28) of "1x28x28"; () of ""."""
-    try:
-        numbers = tuple(int(n) for n in text.lower().split("x")) if text else ()
-    except ValueError:
-        numbers = (0,)
-    if any(n < 1 for n in numbers):
-        raise UseError(f"{text!r} is no shape of a sample; write channels x height x width, such as 1x28x28")
-    return numbers
+    """(1, 28, 28) of "1x28x28"; () of "". Raises UseError."""
+    from pleat.exchange.flower import shape as parsed
+
+    return parsed(text)
 
 
 def new_folder(recipe: str, model: str) -> Path:
