@@ -19,7 +19,8 @@ from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
 from pleat.modelmap import ModelMap
 from pleat.params import Sparse, Update, dot
-from pleat_server.carrier import Verdict
+from pleat_server.carrier import Desk, Verdict
+from pleat_server.keep.spool import Spool
 
 LARGEST_NORM = 1e6  # an update of a larger Euclidean norm is refused: no honest training step gets there
 
@@ -70,6 +71,17 @@ def check_report(model: ModelMap, order: Order, device: str, data: bytes) -> Rep
                 f"report {order.id} of {device}: norm {size:.3g} of {payload.name!r} exceeds {LARGEST_NORM:g}"
             )
     return report
+
+
+def receive(desk: Desk, spool: Spool, device: str, order_id: OrderId, data: bytes) -> bool:
+    """One whole report to the spool, checked before it is durable; False if its order was closed meanwhile.
+
+    Raises RemoteError where the desk refuses it and LocalError where the disk does; then nothing is kept.
+    """
+    with spool.writer(order_id, len(data)) as writer:
+        writer.write(data)
+        desk.admit(device, order_id, data)
+        return desk.settle(device, order_id, writer.commit)
 
 
 class OrderBook:

@@ -20,6 +20,7 @@ from pleat.shard import Shard
 from pleat_client import task
 from pleat_client.state import DeviceState
 from pleat_server.carrier import Desk, Event, Joined, Rejected, Reported, Traffic, Verdict
+from pleat_server.desk import receive
 from pleat_server.keep.spool import Spool
 
 
@@ -124,18 +125,12 @@ class InProcess:
 
     def _receive(self, device: VirtualDevice, order: Order, data: bytes) -> Verdict:
         self._step("spool")
-        writer = self._spool.writer(order.id, len(data))
         try:
-            writer.write(data)
-            self._desk.admit(device.name, order.id, data)
+            taken = receive(self._desk, self._spool, device.name, order.id, data)
         except RemoteError as error:
-            writer.abort()
             self._events.append(Rejected(device.name, order.id, str(error)))
             return Verdict.RETURN
-        if self._desk.settle(device.name, order.id, writer.commit):
-            return Verdict.TAKE
-        writer.abort()
-        return Verdict.RETURN
+        return Verdict.TAKE if taken else Verdict.RETURN
 
     def _count(self, device: str, up: int = 0, down: int = 0) -> None:
         old = self._traffic[device]
