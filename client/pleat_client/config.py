@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything `pleat-client run` can be told; a limit of None is no limit."""
 
-    server: str  # host:port
+    server: str = ""  # host:port; "" under Flower, whose SuperNode keeps the link
     data: Path  # the shard: .npz with x and y
     name: str  # label, unique in a run
     state: Path  # folder for identity, residual, unsent reports
@@ -73,11 +73,20 @@ def size(value: object, key: str) -> int:
 
 
 def load(
-    given: Mapping[str, Any], file: Path | None = None, system: Path = SYSTEM_FILE, env: Mapping[str, str] | None = None
+    given: Mapping[str, Any],
+    file: Path | None = None,
+    system: Path = SYSTEM_FILE,
+    env: Mapping[str, str] | None = None,
+    linked: bool = True,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Config:
-    """The settings of this device. `given`: the command line's, None = not said. Raises UseError for any bad value."""
-    merged = told(given, file, system, env)
-    for key in ("server", "data"):
+    """The settings of this device. `given`: the command line's, None = not said. `linked` = False: another program
+    keeps the link, so that no server is named. `defaults`: what holds where neither the file nor `given` says anything.
+
+    Raises UseError for any bad value.
+    """
+    merged = told(given, file, system, env, defaults=defaults)
+    for key in ("server", "data") if linked else ("data",):
         if not merged.get(key):
             raise UseError(f"no {key} given; say --{key} {_EXAMPLES[key]}, or put {key} = ... into {file or system}")
     for key in _SIZES:
@@ -96,11 +105,13 @@ def told(
     system: Path = SYSTEM_FILE,
     env: Mapping[str, str] | None = None,
     service: Path | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What file and command line say, unchecked, with a name and a state folder in any case: enough for those who only
     look. `service`: the folder of a system service, which is looked at where nobody names one and the user has none.
     Raises UseError for a file that cannot be read or has an unknown key."""
-    merged = _read(file) if file is not None else _read(system) if system.exists() else {}
+    merged = dict(defaults or {})
+    merged |= _read(file) if file is not None else _read(system) if system.exists() else {}
     merged |= {key: value for key, value in given.items() if value is not None}
     if not merged.get("name"):
         merged["name"] = platform.node()
@@ -131,20 +142,26 @@ def _read(file: Path) -> dict[str, Any]:
         raise UseError(f"settings {file}: cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise UseError(f"settings {file}: no TOML: {error}") from None
-    known = Config.__struct_fields__
-    for key in found:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
-            raise UseError(f"settings {file}: unknown key '{key}'; {hint}; edit it: ${{EDITOR:-nano}} {file}")
+    check_keys(found, f"settings {file}", then=f"; edit it: ${{EDITOR:-nano}} {file}")
     for key in ("data", "state", "ca"):  # a path in a file is meant from where the file lies
         if isinstance(found.get(key), str):
             found[key] = str(file.parent / found[key])
     return found
 
 
+def check_keys(found: Iterable[str], where: str, more: Sequence[str] = (), then: str = "") -> None:
+    """Raises UseError, with the nearest name, for a key that is neither a setting nor one of `more`."""
+    known = (*Config.__struct_fields__, *more)
+    for key in found:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+            raise UseError(f"{where}: unknown key '{key}'; {hint}{then}")
+
+
 def _checked(config: Config) -> Config:
-    _address(config.server)
+    if config.server:
+        _address(config.server)
     if not _NAME.fullmatch(config.name):
         raise UseError(
             f"name: '{config.name}' is no device name; take letters, digits, dots, dashes and underscores, at most 63, "

@@ -22,7 +22,7 @@ import msgspec
 from pleat.errors import PleatError
 from pleat.exchange import body, limits
 from pleat.exchange.order import OrderId
-from pleat.exchange.report import Heartbeat, Outcome, Profile, Seconds
+from pleat.exchange.report import Budgets, Heartbeat, Outcome, Profile, Seconds
 from pleat_client import pipe, status
 from pleat_client.child import Died, Trainer
 from pleat_client.config import Config
@@ -71,22 +71,7 @@ class Daemon:
 
     async def profile(self) -> Profile:
         """What this device is; starts the child, which reads and checks the shard. Raises UseError for a bad one."""
-        shard = await self._trainer.ready()
-        return Profile(
-            board=self._board.model,
-            machine=self._board.machine,
-            system=self._board.system,
-            python=platform.python_version(),
-            torch=_version("torch"),
-            cores=self._board.cores,
-            memory_bytes=self._board.memory_bytes,
-            accelerator=self._board.accelerator,
-            samples=shard.samples,
-            input_shape=shard.input_shape,
-            classes=shard.classes,
-            holdout=shard.holdout,
-            budgets=self._config.budgets,
-        )
+        return describe(self._board, await self._trainer.ready(), self._config.budgets)
 
     async def serve(self, link: Sender) -> None:
         """Do orders as they come, until cancelled."""
@@ -254,6 +239,25 @@ class Daemon:
         if fresh != self._status:
             self._status = msgspec.structs.replace(fresh, since=time.time())
             status.write(self._config.state, self._status)
+
+
+def describe(on: board.Board, shard: pipe.Ready, budgets: Budgets) -> Profile:
+    """What a server is told of a device."""
+    return Profile(
+        board=on.model,
+        machine=on.machine,
+        system=on.system,
+        python=platform.python_version(),
+        torch=_version("torch"),
+        cores=on.cores,
+        memory_bytes=on.memory_bytes,
+        accelerator=on.accelerator,
+        samples=shard.samples,
+        input_shape=shard.input_shape,
+        classes=shard.classes,
+        holdout=shard.holdout,
+        budgets=budgets,
+    )
 
 
 def _end(work: Work, answer: Answer) -> tuple[Outcome, str]:

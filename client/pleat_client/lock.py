@@ -11,6 +11,7 @@ from pathlib import Path
 from pleat.errors import LocalError, UseError
 
 NAME = "lock"
+QUEUE = "queue"
 
 
 @contextlib.contextmanager
@@ -32,6 +33,25 @@ def hold(folder: Path) -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())
         yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Wait for the folder, and hold it while the context lasts: for processes that come one after another.
+
+    Raises UseError where a daemon, which never ends, holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / QUEUE, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise LocalError(f"state folder {folder}: cannot be used: {error}; name another one") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with hold(folder):
+            yield
     finally:
         os.close(handle)
 

@@ -116,11 +116,15 @@ class Worker:
         try:
             self.inbox.cancelled.discard("")
             self.answer(pipe.Started(name))
-            self.answer(self._staged_already(order) or self._carried_out(order, request))
+            self.answer(self.carry_out(order, request))
         except PleatError as error:
             self.answer(pipe.Failed(name, str(error)))
         finally:
             self.inbox.cancelled.discard(name)
+
+    def carry_out(self, order: Order, request: pipe.Train) -> pipe.Staged:
+        """The order's staged report, made now unless it was before. Raises PleatError where it cannot be kept."""
+        return self._staged_already(order) or self._carried_out(order, request)
 
     def _staged_already(self, order: Order) -> pipe.Staged | None:
         """An order asked for again after its report was staged is not done twice."""
@@ -132,7 +136,7 @@ class Worker:
     def _carried_out(self, order: Order, request: pipe.Train) -> pipe.Staged:
         self.store.tidy(order.id.run)
         before, back = recall(self.store.past(order.id.run))
-        report, after = self._run(order, before, request)
+        report, after = self.run(order, before, request)
         kept = None if after is before else limited(after, RESIDUAL_CAP)
         state = None if kept is None else to_bytes(kept)
         path = self.store.stage(order.id, report_to_bytes(report), state)
@@ -147,7 +151,8 @@ class Worker:
         width = size.width(model_map(order.net), order.selection) if order.kind is Kind.TRAIN else None
         return msgspec.structs.replace(staged, width=width, residual=residual)
 
-    def _run(self, order: Order, state: DeviceState, request: pipe.Train) -> tuple[Report, DeviceState]:
+    def run(self, order: Order, state: DeviceState, request: pipe.Train) -> tuple[Report, DeviceState]:
+        """One order from a given state, with this machine's sensors; nothing is staged."""
         torch.set_num_threads(threads(order, request.threads))
         self.samples = [sample()]
         try:
