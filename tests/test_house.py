@@ -40,7 +40,9 @@ ALLOWED = {
     "flwr": (
         "client/pleat_client/flower_app.py",
         "server/pleat_server/strategy.py",
+        "server/pleat_server/flower_app.py",
         "server/pleat_server/link/grid.py",
+        "server/pleat_server/link/flower_carrier.py",
         "server/pleat_server/bench/",
     ),
     "pleat_client": (

@@ -6,8 +6,9 @@ evaluated copy), summary.json and plot.png. Whatever stops a run, the folder is 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from pleat.params import count
 from pleat.recipes import recipe as recipes
 from pleat.recipes.recipe import Recipe
 from pleat.shard import Shard
-from pleat_server.carrier import Carrier
+from pleat_server.carrier import Carrier, Rejected
 from pleat_server.config import RunConfig
 from pleat_server.desk import OrderBook
 from pleat_server.evaluate import Evaluator
@@ -48,12 +49,17 @@ from pleat_server.state import State, from_checkpoint
 
 def read_recipe(config: RunConfig) -> Recipe:
     """The recipe as this run uses it: the named one, as it applies to the net, with the run's own settings on top."""
+    return recipes.load(config.recipe, model=config.model, overrides=laid_over(config))
+
+
+def laid_over(config: RunConfig) -> dict[str, Any]:
+    """All that the run lays over its recipe, its policy and number of devices included."""
     overrides = {k: dict(v) if isinstance(v, dict) else v for k, v in config.overrides.items()}
     if config.policy:
         overrides["plan"] = {**overrides.get("plan", {}), "policy": config.policy}
     if config.least:
         overrides["server"] = {**overrides.get("server", {}), "least": config.least}
-    return recipes.load(config.recipe, model=config.model, overrides=overrides)
+    return overrides
 
 
 def set_up(config: RunConfig, recipe: Recipe, input_shape: tuple[int, ...], classes: int) -> Setup:
@@ -71,13 +77,20 @@ def serve(config: RunConfig, watch: Watch = lambda event: None) -> dict[str, Any
         )
     recipe = read_recipe(config)
     test = shards.read(config.data) if config.data else None
-    ours = not config.folder.exists()
-    config.folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with begun(config.folder):
         return _serve(config, recipe, test, watch)
+
+
+@contextlib.contextmanager
+def begun(folder: Path) -> Iterator[None]:
+    """The folder of a run, made where there is none; what could not begin (UseError) leaves nothing behind."""
+    ours = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
     except UseError:
-        if ours and not checkpoint.present(config.folder / "checkpoint"):
-            shutil.rmtree(config.folder, ignore_errors=True)  # what could not begin leaves nothing behind
+        if ours and not checkpoint.present(folder / "checkpoint"):
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
@@ -101,7 +114,7 @@ def _serve(config: RunConfig, recipe: Recipe, test: Shard | None, watch: Watch) 
     try:
         watch({"event": "listening", "address": address, "folder": str(config.folder)})
         if prepared is None:
-            shape, classes = _ask_devices(carrier, recipe.server.least, watch)
+            shape, classes = ask_devices(carrier, recipe.server.least, watch)
             config = replace(config, input_shape=shape, classes=classes)
             prepared = _prepare(config, recipe, test, spool, book, watch)
         loop = prepared(carrier)
@@ -128,11 +141,13 @@ def _prepare(
     return lambda carrier: Loop(setup, fleet, carrier, book, keep, state, evaluator, watch)
 
 
-def _ask_devices(carrier: Carrier, least: int, watch: Watch) -> tuple[tuple[int, ...], int]:
+def ask_devices(carrier: Carrier, least: int, watch: Watch) -> tuple[tuple[int, ...], int]:
     """Sample shape and number of classes from the hellos of the first `least` devices (and of any already there)."""
     watch({"event": "notice", "text": f"no --data: waiting for {least} device(s) to tell the shape of their samples"})
     while len(carrier.devices()) < least:
-        carrier.poll(0.5)
+        for event in carrier.poll(0.5):
+            if isinstance(event, Rejected):
+                watch({"event": "notice", "text": f"{event.device}: {event.reason}"})
     profiles = [d.profile for d in carrier.devices().values()]
     shapes = {p.input_shape for p in profiles}
     if len(shapes) != 1:
@@ -211,8 +226,13 @@ def _finish(config: RunConfig, loop: Loop, watch: Watch) -> dict[str, Any]:
         state = loop.run(config.rounds)
     finally:
         loop.fleet.close()
-    export(loop.setup, state, config.folder)
-    summary = summarise(config, state, Journal.read(loop.keep.journal.path))
+    return conclude(config, loop.setup, state, watch)
+
+
+def conclude(config: RunConfig, setup: Setup, state: State, watch: Watch) -> dict[str, Any]:
+    """Write the model and the summary of a run that has come to its end; returns the summary."""
+    export(setup, state, config.folder)
+    summary = summarise(config, state, Journal.read(config.folder / "journal.jsonl"))
     write_atomic(config.folder / "summary.json", msgspec.json.format(msgspec.json.encode(summary), indent=2))
     watch({"event": "done", **summary})
     return summary

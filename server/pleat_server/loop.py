@@ -59,6 +59,7 @@ class Loop:
     watch: Watch = lambda event: None
     clock: Callable[[], float] = time.monotonic
     step: Callable[[str], None] = lambda name: None
+    span_s: tuple[float, float] = (DEADLINE_LEAST_S, math.inf)  # the shortest and the longest deadline of a round
     deadlines: bool = True  # False where devices run one after another, and a deadline would measure this machine
     _before_orders: Background = field(default_factory=Background)  # what must be durable before an order goes out
     _some_time: Background = field(default_factory=Background)
@@ -208,7 +209,7 @@ class Loop:
             return math.inf
         fixed = self.setup.recipe.server.deadline_s
         slowest = max(decisions.predicted_s.values(), default=0.0)
-        return fixed or max(DEADLINE_LEAST_S, DEADLINE_FACTOR * slowest)
+        return min(self.span_s[1], fixed or max(self.span_s[0], DEADLINE_FACTOR * slowest))
 
     def _collect(self, decisions: Decisions, asked: list[Order], folding: Folding) -> list[dict[str, str]]:
         """Send, wait for quorum or deadline, fold what comes. After this nothing more becomes durable for the round."""

@@ -3,9 +3,9 @@
     strategy = ElasticStrategy("elastic", "mlp", input_shape=(1, 8, 8), classes=10, folder=Path("runs/mine"))
     strategy.start(grid, num_rounds=30)
 
-On a `FleetGrid` `start` runs pleat's own loop: checkpoints, resuming, deadlines, spool. `configure_train` and
-`aggregate_train` are the same round functions for whoever drives a strategy by hand, on any grid whose nodes run
-pleat's device task; what a reply carries is a report or the handle of a spooled one.
+`start` runs pleat's own loop: checkpoints, resuming, deadlines, spool. It takes a `FleetGrid`, or any other grid of
+Flower's whose nodes run `pleat_client.flower_app`. `configure_train` and `aggregate_train` are the same round functions
+for whoever drives a strategy by hand, on a `FleetGrid` (`FleetGrid.over` makes one of any other).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from pleat.errors import LocalError, UseError
+from pleat.exchange.flower import RECORD
 from pleat.exchange.order import Order
 from pleat.exchange.wire import order_to_bytes
 from pleat.shard import Shard
@@ -32,8 +33,9 @@ from pleat_server.folding import Read, advance, fold
 from pleat_server.keep.history import History
 from pleat_server.keep.journal import Journal
 from pleat_server.keep.run import Keep
-from pleat_server.link.grid import RECORD, FleetGrid, from_arrays, node_id_of, to_arrays
-from pleat_server.loop import Loop, Watch, reopen
+from pleat_server.link.flower_carrier import LEAST_S, FlowerCarrier
+from pleat_server.link.grid import FleetGrid, from_arrays, node_id_of, to_arrays
+from pleat_server.loop import DEADLINE_LEAST_S, Loop, Watch, reopen
 from pleat_server.state import State
 
 
@@ -79,19 +81,19 @@ class ElasticStrategy(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run, or go on, until `num_rounds` rounds are closed. On a grid that is not pleat's, Flower's own loop runs.
+        """Run, or go on, until `num_rounds` rounds are closed.
 
-        `timeout`: seconds a round may take. `initial_arrays` replace the seeded initial model of a fresh run.
+        `timeout`: seconds a round may take. `initial_arrays` replace the seeded initial model of a fresh run. What
+        Flower's own loop would send to clients or ask of `evaluate_fn` is the recipe's business here.
         """
-        if not isinstance(grid, FleetGrid):
-            arrays = initial_arrays if initial_arrays is not None else to_arrays(self.state.params)
-            return super().start(grid, arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
-        keep = Keep(self.config.folder, grid.spool, Journal(self.config.folder / "journal.jsonl"))
+        fleet = grid if isinstance(grid, FleetGrid) else FleetGrid.over(grid, self.config.folder, self.setup.net)
+        keep = Keep(self.config.folder, fleet.spool, Journal(self.config.folder / "journal.jsonl"))
         state = restore(self.setup, self.config, keep, self._watch)
         if state.round == 0 and initial_arrays is not None:
             state = replace(state, params=from_arrays(initial_arrays))
-        reopen(self.setup, state, keep, grid.book)
-        loop = Loop(self.setup, self._fleet, grid.carrier, grid.book, keep, state, self._evaluate, self._watch)
+        reopen(self.setup, state, keep, fleet.book)
+        loop = Loop(self.setup, self._fleet, fleet.carrier, fleet.book, keep, state, self._evaluate, self._watch)
+        loop.span_s = (LEAST_S if isinstance(fleet.carrier, FlowerCarrier) else DEADLINE_LEAST_S, timeout)
         self.state = loop.run(num_rounds)
         result = Result()
         result.arrays = to_arrays(self.state.evaluated)
@@ -107,7 +109,10 @@ class ElasticStrategy(Strategy):
     ) -> Iterable[Message]:
         """Orders of the round as messages. `arrays` become the model if they are not what the last round returned."""
         if not isinstance(grid, FleetGrid):
-            raise UseError("ElasticStrategy plans from device profiles, which only a pleat FleetGrid knows; pass one")
+            raise UseError(
+                "ElasticStrategy plans from device profiles, which only a pleat FleetGrid knows; make one: "
+                "FleetGrid.over(grid, strategy.config.folder, strategy.setup.net)"
+            )
         for joined in grid.carrier.devices().values():
             self.state = self._fleet.heard(self.state, joined)
         self.state = replace(self.state, params=from_arrays(arrays), round=server_round - 1)

@@ -12,34 +12,29 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from pleat.codec.coding import build
-from pleat.codec.transform import Context
-from pleat.elastic.selection import WHOLE
 from pleat.errors import LocalError, UseError
-from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Work
+from pleat.exchange.flower import FAILED, RECORD, params_of, stock_order, stock_reply
+from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Work
 from pleat.exchange.report import Outcome
 from pleat.exchange.wire import order_from_bytes, report_from_bytes
 from pleat.modelmap import ModelMap
 from pleat.nets.trace import model_map
-from pleat.params import Params, dense
+from pleat.params import Params
 from pleat_server.carrier import Carrier, Joined, Rejected, Reported
-from pleat_server.desk import OrderBook, decode_payload
+from pleat_server.desk import OrderBook
 from pleat_server.keep.spool import Spool
+from pleat_server.link.flower_carrier import FlowerCarrier
 from pleat_server.link.servicer import GrpcCarrier
 
-RECORD = "pleat"  # name of the ConfigRecord that carries an order or the handle of a report
-FAILED = 1000  # Flower's error code for "the client failed"; it carries the reason
 POLL_S = 0.2
 
 
@@ -62,7 +57,9 @@ class FleetGrid(Grid):
         model: ModelMap,
         net: NetSpec,
         work: Work | None = None,
+        hosted: bool = False,
     ) -> None:
+        """`hosted`: a Flower runtime runs this process and has told it who it is."""
         self.carrier, self.book, self.spool = carrier, book, spool
         self._run_name, self._model, self._net, self._work = run, model, net, work or Work()
         self._open: dict[str, Order] = {}
@@ -71,7 +68,9 @@ class FleetGrid(Grid):
         self._pushes = 0
         run_id = node_id_of(run)
         self._run = Run.create_empty(run_id)
-        # Flower's Message constructor reads these; one run per server process (flower.md section 1).
+        if hosted:
+            return
+        # Flower's Message constructor reads these; one run per server process.
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, 1, run_id
 
     @staticmethod
@@ -95,6 +94,15 @@ class FleetGrid(Grid):
         grid = FleetGrid(carrier, book, spool, folder.name, model, net, work)
         grid.address = carrier.start()
         return grid
+
+    @staticmethod
+    def over(grid: Grid, folder: Path, net: NetSpec, work: Work | None = None) -> FleetGrid:
+        """A grid on top of Flower's own, whose nodes run `pleat_client.flower_app`; the run is kept in `folder`."""
+        spool, model = Spool(folder / "spool"), model_map(net)
+        book = OrderBook(folder.name, spool.has)
+        book.serve(model, {})
+        carrier = FlowerCarrier(grid, spool, book, folder.name)
+        return FleetGrid(carrier, book, spool, folder.name, model, net, work, hosted=True)
 
     def __enter__(self) -> FleetGrid:
         return self
@@ -191,25 +199,11 @@ class FleetGrid(Grid):
         if isinstance(record, ConfigRecord):
             return order_from_bytes(_bytes(record["order"]))
         kind = Kind.EVALUATE if message.metadata.message_type.startswith("evaluate") else Kind.TRAIN
-        arrays = _only(message.content.array_records, "ArrayRecord")
+        params = params_of(_only(message.content.array_records, "ArrayRecord"))
         config: Mapping[str, Any] = next(iter(message.content.config_records.values()), {})
         order_id = OrderId(self._run_name, self._pushes, rank)
-        seed = int(config.get("seed", node_id_of(f"{order_id}")))
-        params = {name: np.ascontiguousarray(a.numpy(), np.float32) for name, a in sorted(arrays.items())}
-        context = Context(self._model, WHOLE, order_id.round, 0, 0)
-        transform = build("raw")
-        frame, _ = transform.encode(params, transform.init(context), context)
-        returns = (Return("arrays", "raw"),) if kind is Kind.TRAIN else ()
-        return Order(
-            order_id,
-            device,
-            kind,
-            self._net,
-            work=_work(self._work, config),
-            payloads=(Payload("arrays", "raw", frame),),
-            returns=returns,
-            seed=seed,
-        )
+        seed = node_id_of(f"{order_id}")
+        return stock_order(order_id, device, kind, self._net, self._model, params, config, self._work, seed)
 
     def _reply(self, message_id: str) -> None:
         asked, order = self._asked[message_id], self._open[message_id]
@@ -223,11 +217,9 @@ class FleetGrid(Grid):
             self._fail(message_id, f"{report.device}: {report.outcome.value}: {report.reason}")
             return
         self._close(message_id)
-        # FedAvg weighs by "num-examples": the scored samples when evaluating, the training samples otherwise.
-        counted = report.metrics.get("scored", 0) if order.kind is Kind.EVALUATE else report.samples
-        content = RecordDict({"metrics": MetricRecord({"num-examples": int(counted), **_floats(report.metrics)})})
-        for payload in report.payloads:
-            arrays = dense(decode_payload(self._model, order, payload))
+        arrays, metrics = stock_reply(self._model, order, report)
+        content = RecordDict({"metrics": MetricRecord(metrics)})
+        if arrays is not None:
             content["arrays"] = to_arrays(arrays)
         self._ready[message_id] = Message(content, reply_to=asked)
 
@@ -239,14 +231,7 @@ def to_arrays(params: Params) -> ArrayRecord:
 
 def from_arrays(arrays: ArrayRecord) -> Params:
     """The inverse of `to_arrays`."""
-    return {name: np.ascontiguousarray(a.numpy(), np.float32) for name, a in sorted(arrays.items())}
-
-
-def _work(work: Work, config: Mapping[str, Any]) -> Work:
-    """A stock message's settings over the grid's own: epochs, batch, rate (or lr), momentum, decay, clip."""
-    known = {"epochs": int, "batch": int, "rate": float, "lr": float, "momentum": float, "decay": float, "clip": float}
-    found = {("rate" if k == "lr" else k): known[k](v) for k, v in config.items() if k in known}
-    return replace(work, **found)
+    return params_of(arrays)
 
 
 def _only(records: Mapping[str, ArrayRecord], what: str) -> ArrayRecord:
@@ -259,7 +244,3 @@ def _bytes(value: object) -> bytes:
     if not isinstance(value, bytes):
         raise UseError(f"the 'order' of a pleat record must be bytes, got {type(value).__name__}")
     return value
-
-
-def _floats(metrics: Mapping[str, float]) -> dict[str, int | float]:
-    return {name: float(value) for name, value in metrics.items()}
