@@ -18,8 +18,8 @@ client that imports flwr.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -71,8 +71,7 @@ class Node:
     def worker(self) -> Worker:
         from pleat_client.worker import Inbox, Worker
 
-        sink = open(os.devnull, "wb")  # progress, which nobody reads here; the process ends with the message  # noqa: SIM115
-        return Worker(self.store, self.train, self.held, Inbox(), sink)
+        return Worker(self.store, self.train, self.held, Inbox(), io.BytesIO())  # nobody reads its progress here
 
     @property
     def request(self) -> pipe.Train:
@@ -150,8 +149,7 @@ def _shard_of(folder: Path, partition: int) -> Path:
 
 def _hello(node: Node, message: Message, context: Context) -> RecordDict:
     """Who this device is, and every report of the run that nobody answered."""
-    record = _record(message)
-    _settle(node.store, record)
+    run = _record(message).get("run")
     hello = Hello(
         node.config.name,
         hashlib.sha256(node.store.identity()).digest(),
@@ -159,7 +157,7 @@ def _hello(node: Node, message: Message, context: Context) -> RecordDict:
         describe(board.board(), node.ready, node.config.budgets),
         software=__version__[:32],
     )
-    unsent = [path.read_bytes() for i, path in node.store.staged() if i.run == record.get("run")]
+    unsent = [path.read_bytes() for i, path in node.store.staged() if i.run == run]
     answer = ConfigRecord({"hello": pack(hello)})
     if unsent:
         answer["reports"] = unsent

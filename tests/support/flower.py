@@ -30,6 +30,7 @@ class LocalGrid(Grid):
         self.broken: dict[int, Error] = {}  # what they answer instead of the app
         self.seen: list[tuple[int, str]] = []  # (node, message type) of every message that was done
         self.waiting: dict[str, Message] = {}
+        self.last: Message | None = None  # the last message that was done
         self._run = Run.create_empty(1)
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
 
@@ -71,6 +72,7 @@ class LocalGrid(Grid):
 
     def _done(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
+        self.last = message
         self.seen.append((node, message.metadata.message_type))
         if node in self.broken:
             return Message(self.broken[node], reply_to=message)

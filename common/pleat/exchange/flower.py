@@ -4,8 +4,8 @@ Both ends read these from here: the server that puts a message into Flower's han
 
 A message of pleat's own carries a `ConfigRecord` named RECORD:
 
-    query  {run, acked, returned}          -> {hello, reports}   who the device is, and what it was not answered for
-    train  {order, acked, returned}        -> {report}           one order, whatever its kind, and its report
+    query  {run}                     -> {hello, reports}   who the device is, and what it was not answered for
+    train  {order, acked, returned}  -> {report}           one order, whatever its kind, and its report
 
 `acked` and `returned` list order ids whose reports the server has, or gave back; they ride along because every message
 to a Flower node starts a process there. Any other train or evaluate message is a stock one: one set of arrays to train
