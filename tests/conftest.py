@@ -22,6 +22,7 @@ BEYOND_A_BOARD = (
     "pleat_client.objectives",
     "pleat_client.task",
     "pleat_client.worker",
+    "pleat_client.flower_app",
 )
 
 

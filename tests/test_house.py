@@ -43,6 +43,7 @@ ALLOWED = {
         "server/pleat_server/flower_app.py",
         "server/pleat_server/link/grid.py",
         "server/pleat_server/link/flower_carrier.py",
+        "server/pleat_server/simulate/ray.py",
         "server/pleat_server/bench/",
     ),
     "pleat_client": (

@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -41,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
 
     model: str = ""  # net: mlp, cnn, ... or package.module:function
     recipe: str = "elastic"
-    rounds: int = 30
+    rounds: Annotated[int, msgspec.Meta(ge=1)] = 30
     seed: int = 0
     policy: str = ""  # the recipe's
     least: int = 0  # devices to wait for; 0: the recipe's
