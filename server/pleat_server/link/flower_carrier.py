@@ -4,7 +4,8 @@ Nodes run `pleat_client.flower_app`. Who is there is asked by a query message, w
 the reports that nobody answered yet; orders go out as messages and reports come back as replies, which are checked by
 the desk and durable in the spool before the loop hears of them. What became of a report rides along with the next
 message to its device; until a message that told so is answered, it is told again. A report whose order is closed by
-then is given back, so that it joins the device's residual.
+then is given back, so that it joins the device's residual. A device has one order on its way at a time: one that is
+behind its round gets the newest when it has answered, and does not work through all it missed.
 
 One thread uses a carrier, as Flower's grids have it. Written against flwr 1.41.
 """
@@ -16,12 +17,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from pleat.errors import LocalError, RemoteError
 from pleat.exchange.envelope import parse_device
-from pleat.exchange.flower import FAILED, LOAD_FAILED, RECORD
+from pleat.exchange.flower import LOAD_FAILED, RECORD
 from pleat.exchange.messages import Hello
 from pleat.exchange.order import Order, OrderId
 from pleat.exchange.wire import order_to_bytes, report_from_bytes
@@ -59,6 +60,7 @@ class _Device:
     joined: Joined
     node: int
     answers: dict[OrderId, bool] = field(default_factory=dict)  # True: the server has it; False: it comes back
+    next: Order | None = None  # for when it has answered the order that is on its way
 
 
 class FlowerCarrier:
@@ -92,20 +94,20 @@ class FlowerCarrier:
         device = self._devices.get(order.device)
         if device is None or not self._here(device):
             return False
-        if self._on_its_way(order, device.node):
-            return True
-        record = {"order": order_to_bytes(order)}
-        return self._push(device.node, "train", record, order, device)
-
-    def _on_its_way(self, order: Order, node: int | None = None) -> bool:
-        same = (s for s in self._sent.values() if s.order is not None and s.order.id == order.id)
-        return any(node is None or s.node == node for s in same)
+        ahead = [s.order for s in self._sent.values() if s.order is not None and s.node == device.node]
+        if not ahead:
+            return self._push(device.node, "train", {"order": order_to_bytes(order)}, order, device)
+        device.next = None if ahead[0].id == order.id else order
+        return True
 
     def notify(self, device: str, text: str) -> None:
         """A message would start a process on the device only to print this; the server's log has it."""
 
     def cancel(self, order_id: OrderId) -> None:
-        """Flower takes no message back: the device's report will be late, and is given back when it comes."""
+        """Flower takes no message back: a device at work on it will be late, and its report is given back."""
+        for device in self._devices.values():
+            if device.next is not None and device.next.id == order_id:
+                device.next = None
 
     def poll(self, timeout_s: float) -> list[Event]:
         until = self._clock() + timeout_s
@@ -160,11 +162,11 @@ class FlowerCarrier:
         record = _record(message)
         hello = parse_device(_bytes(record, "hello"))
         if not isinstance(hello, Hello):
-            raise RemoteError(f"SuperNode {number}: answered with a {type(hello).__name__.lower()}, expected a hello")
+            raise RemoteError(f"answered with a {type(hello).__name__.lower()}, expected a hello")
         holder = self._devices.get(hello.name)
         if holder is not None and self._here(holder) and holder.node != number:
             raise RemoteError(
-                f"SuperNodes {holder.node} and {number} both call themselves {hello.name}; the second waits. Give it "
+                f"calls itself {hello.name}, as SuperNode {holder.node} does; it waits until that one is gone. Give it "
                 f"a name of its own: --node-config 'name=\"{hello.name}-2\"'"
             )
         node.name = hello.name
@@ -204,32 +206,34 @@ class FlowerCarrier:
             sent = self._sent.pop(message.metadata.reply_to_message_id, None)
             if sent is not None:
                 self._replied(sent, message)
+                self._go_on(sent)
+
+    def _go_on(self, sent: _Sent) -> None:
+        """A device that has answered gets the order that came up meanwhile."""
+        device = self._devices[sent.order.device] if sent.order is not None else None
+        if device is not None and device.next is not None and device.node == sent.node:
+            order, device.next = device.next, None
+            self.send(order)
 
     def _replied(self, sent: _Sent, message: Message) -> None:
         order, number = sent.order, sent.node
         device = order.device if order is not None else f"SuperNode {number}"
         try:
             if message.has_error():
-                raise RemoteError(_reason(number, message))
+                raise RemoteError(_reason(message.error))
             if order is None:
                 self._greeted(sent, message)
                 return
-            self._learnt(order.device, sent.answers)
+            for read in sent.answers:
+                self._devices[order.device].answers.pop(read, None)
             self._count(order.device, up=_size(message))
             self._arrived(order.device, _record(message).get("report"))
         except RemoteError as error:
             if order is None and number in self._nodes:
                 self._nodes[number].open = False
-            if order is not None and self._on_its_way(order):
-                return  # to the node that the device came back as
+            if order is not None and any(s.order is not None and s.order.id == order.id for s in self._sent.values()):
+                return  # it is on its way to the node that the device came back as
             self._events.append(Rejected(device, order.id if order is not None else None, str(error)))
-
-    def _learnt(self, device: str, told: Mapping[OrderId, bool]) -> None:
-        """The device has read these answers, and needs them no more."""
-        known = self._devices[device].answers
-        for order_id, has in told.items():
-            if known.get(order_id) is has:
-                del known[order_id]
 
     def _arrived(self, device: str, data: object) -> None:
         """One report: to the spool, or back."""
@@ -259,17 +263,15 @@ class FlowerCarrier:
         self._traffic[device] = replace(old, up=old.up + up, down=old.down + down)
 
 
-def _reason(number: int, message: Message) -> str:
+def _reason(error: Error) -> str:
     """One line of why a node answered with an error."""
-    code, reason = message.error.code, " ".join((message.error.reason or "").split())
-    if code == FAILED:
-        return f"SuperNode {number}: {reason}"
-    if code == LOAD_FAILED:
+    reason = " ".join((error.reason or "").split())
+    if error.code == LOAD_FAILED or "No module named 'pleat" in reason:
         return (
-            f"SuperNode {number}: cannot load pleat's ClientApp; install pleat there, in the environment of "
-            "flower-supernode: pip install 'pleat[flower]'"
+            "cannot load pleat's ClientApp; install pleat, of this server's version, in the environment of that "
+            "flower-supernode: pip install -c constraints.txt '.[flower]'"
         )
-    return f"SuperNode {number}: {reason or f'Flower error {code}'}"
+    return reason or f"Flower's error {error.code}"
 
 
 def _record(message: Message) -> ConfigRecord:
