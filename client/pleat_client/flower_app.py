@@ -69,9 +69,11 @@ class Node:
         return pipe.Ready(len(self.train), len(self.held), self.train.input_shape, classes)
 
     def worker(self) -> Worker:
+        from pleat_client import accelerator
         from pleat_client.worker import Inbox, Worker
 
-        return Worker(self.store, self.train, self.held, Inbox(), io.BytesIO())  # nobody reads its progress here
+        device, unread = accelerator.pick(self.config.accelerator), io.BytesIO()  # nobody reads its progress here
+        return Worker(self.store, self.train, self.held, Inbox(), unread, device)
 
     @property
     def request(self) -> pipe.Train:
