@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from pleat.nets.build import initial, spec
 from pleat.params import Params
 from pleat.shard import Shard, read
 from pleat_client.store import Store
@@ -114,6 +115,7 @@ def test_the_readmes_run_ends_with_the_model_of_the_other_carriers(runtime: Runt
     assert [line["round"] for line in rounds_in(folder)] == [1, 2]
     flower = load_file(folder / "model.safetensors")
     assert furthest(flower, here) <= 1e-6
+    assert furthest(flower, initial(spec("mlp", (1, 8, 8), 10), 0)) > 1e-2
     assert furthest(flower, linked) <= 1e-6
 
 
