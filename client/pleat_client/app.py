@@ -60,6 +60,8 @@ async def _serve(config: Config) -> int:
                 secret=secret,
                 profile=lambda: profile,
                 ca=config.ca,
+                cert=config.cert,
+                key=config.key,
                 insecure=config.insecure,
             )
             await _joined(stopped, link, daemon)

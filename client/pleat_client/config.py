@@ -48,6 +48,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     holdout: float = 0.1  # share of the shard kept for scoring
     insecure: bool = False  # plaintext beyond this machine
     ca: Path | None = None  # the server's certificate authority
+    cert: Path | None = None  # this device's own certificate, for a server that asks for one; and its key
+    key: Path | None = None
     idle: float = 30.0  # seconds without an order after which the trainer gives its memory back
     threads: int = 0  # of the trainer; 0 = as many cores as it may use
     accelerator: str = "auto"  # where it trains: one of ACCELERATORS; auto = a GPU that torch can use, else the CPU
@@ -143,7 +145,7 @@ def _read(file: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise UseError(f"settings {file}: no TOML: {error}") from None
     check_keys(found, f"settings {file}", then=f"; edit it: ${{EDITOR:-nano}} {file}")
-    for key in ("data", "state", "ca"):  # a path in a file is meant from where the file lies
+    for key in ("data", "state", "ca", "cert", "key"):  # a path in a file is meant from where the file lies
         if isinstance(found.get(key), str):
             found[key] = str(file.parent / found[key])
     return found
@@ -177,11 +179,12 @@ def _checked(config: Config) -> Config:
         raise UseError(f"accelerator: '{config.accelerator}' is none; expected {', '.join(ACCELERATORS)}")
     if not 0 <= config.threads <= 4096:
         raise UseError(f"threads: {config.threads} is no number of threads; 0 lets pleat choose")
-    for key, path in (("data", config.data), ("ca", config.ca)):
+    for key, path in (("data", config.data), ("ca", config.ca), ("cert", config.cert), ("key", config.key)):
         if path is not None and not path.is_file():
             raise UseError(f"{key}: there is no file {path}; {_MISSING[key]}")
     if config.ca is not None:
         roots.read(config.ca)
+    roots.pair(config.cert, config.key)
     if sys.maxsize < 2**32:
         raise UseError("this is a 32-bit system, for which neither torch nor grpc is made; install the 64-bit one")
     return config
@@ -196,5 +199,7 @@ def _address(server: str) -> None:
 _EXAMPLES = {"server": "HOST:PORT", "data": "shard.npz"}
 _MISSING = {
     "data": "make shards with: pleat shards SOURCE --devices N",
+    "cert": "copy this device's certificate here, which the server's --ca has signed",
+    "key": "copy the key of this device's certificate here",
     "ca": "copy the certificate of the server's authority to this device: scp SERVER:ca.pem .",
 }

@@ -77,6 +77,8 @@ class Link:
         secret: bytes,
         profile: Callable[[], Profile],
         ca: Path | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
         insecure: bool = False,
         largest: int = limits.BODY,
         nonce: bytes | None = None,
@@ -93,7 +95,7 @@ class Link:
         self._handler = handler
         self._profile = profile
         self._ca = ca
-        self._credentials = link_channel.credentials(address, ca, insecure)
+        self._credentials = link_channel.credentials(address, ca, insecure, cert, key)
         self._clock = clock
         self._rng = rng or random.Random()
         self._outbox = Outbox()

@@ -32,10 +32,10 @@ class Reached:
     down: float | None = None
 
 
-def ask(address: str, ca: Path | None, insecure: bool) -> Reached:
+def ask(address: str, ca: Path | None, insecure: bool, cert: Path | None = None, key: Path | None = None) -> Reached:
     """Connect, ask, and measure. Raises UseError for a bad address or certificate file, Retry where nobody answers,
     RemoteError for an answer that is none; each in words a person can act on."""
-    credentials = link_channel.credentials(address, ca, insecure)
+    credentials = link_channel.credentials(address, ca, insecure, cert, key)
     return asyncio.run(_asked(address, ca, credentials))
 
 

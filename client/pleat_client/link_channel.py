@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from pleat.errors import UseError
 from pleat.exchange import address as addresses
 from pleat.exchange import limits
 from pleat_client import roots
@@ -30,9 +31,15 @@ def channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.a
     return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
 
 
-def credentials(address: str, ca: Path | None, insecure: bool) -> grpc.ChannelCredentials | None:
-    """What to check the server's certificate against; None for plaintext. Raises UseError, naming the option."""
+def credentials(
+    address: str, ca: Path | None, insecure: bool, cert: Path | None = None, key: Path | None = None
+) -> grpc.ChannelCredentials | None:
+    """What to check the server's certificate against, and what to show it; None for plaintext. Raises UseError, naming
+    the option."""
+    own = roots.pair(cert, key)
     if ca is None:
+        if own is not None:
+            raise UseError("--cert and --key are shown to a server over TLS; say --ca too, which it is checked against")
         addresses.check_plaintext(address, insecure, "give the server's certificate with --ca FILE")
         return None
-    return grpc.ssl_channel_credentials(root_certificates=roots.read(ca))
+    return grpc.ssl_channel_credentials(roots.read(ca), *(own or (None, None)))

@@ -1,4 +1,7 @@
-"""The file that the server's certificate is checked against: read, and told from what people mistake for one."""
+"""Certificate files of a device: what the server's is checked against, and its own for a server that asks for one.
+
+Read, and told from what people mistake for them.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,31 @@ def read(ca: Path, now: float | None = None) -> bytes:
             f"ca {ca}: the certificate ran out on {ends[-1]}; make a new one on the server, and {_fetch(ca)}"
         )
     return data
+
+
+def pair(cert: Path | None, key: Path | None) -> tuple[bytes, bytes] | None:
+    """(key, certificate) of this device, PEM; None where neither is given. Raises UseError where one is missing,
+    unreadable, or not the other's."""
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise UseError(
+            f"a device's own certificate needs both --cert and --key; {'--key' if cert else '--cert'} is missing"
+        )
+    try:
+        found = key.read_bytes(), cert.read_bytes()
+    except OSError as error:
+        raise UseError(
+            f"{error.filename}: cannot be read: {error.strerror}; look at it with: ls -l {error.filename}"
+        ) from None
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password=lambda: b"")
+    except (ssl.SSLError, OSError):
+        raise UseError(
+            f"cert {cert} and key {key} do not make a pair; both must be PEM, the key without passphrase. Compare: "
+            f"openssl x509 -in {cert} -noout -pubkey; openssl pkey -in {key} -pubout"
+        ) from None
+    return found
 
 
 def _what(text: str) -> str:

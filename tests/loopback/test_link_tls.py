@@ -27,6 +27,33 @@ async def test_a_round_trip_over_tls(tmp_path: Path) -> None:
 
 
 @in_time
+async def test_a_server_that_asks_for_certificates_lets_in_those_its_authority_signed(tmp_path: Path) -> None:
+    own, other = papers(tmp_path / "own"), papers(tmp_path / "other")
+    async with Fleet(tmp_path, tls=server_tls(own.cert, own.key, own.ca)) as fleet:
+        known, stranger, nobody = Heard(), Heard(), Heard()
+        fleet.device("a", known, ca=own.ca, cert=own.cert, key=own.key)
+        await known.until("joined")
+        fleet.device("b", stranger, ca=own.ca, cert=other.cert, key=other.key)
+        fleet.device("c", nobody, ca=own.ca)
+        await stranger.until("lost")
+        await nobody.until("lost")
+        assert list(fleet.carrier.devices()) == ["a"]
+
+
+def test_a_devices_own_papers_that_do_not_serve_are_named(tmp_path: Path) -> None:
+    own, other = papers(tmp_path / "own"), papers(tmp_path / "other")
+    for ca, cert, key, reason in (
+        (own.ca, own.cert, None, "needs both --cert and --key; --key is missing"),
+        (own.ca, None, own.key, "needs both --cert and --key; --cert is missing"),
+        (own.ca, own.cert, other.key, "do not make a pair"),
+        (own.ca, tmp_path / "nothing.pem", own.key, "nothing.pem: cannot be read"),
+        (None, own.cert, own.key, "say --ca too"),
+    ):
+        with pytest.raises(UseError, match=reason):
+            Link("127.0.0.1:1", Heard(), name="a", secret=bytes(32), profile=Profile, ca=ca, cert=cert, key=key)
+
+
+@in_time
 async def test_a_device_that_trusts_another_authority_or_none_is_told_so(tmp_path: Path) -> None:
     own, other = papers(tmp_path / "own"), papers(tmp_path / "other")
     async with Fleet(tmp_path, tls=server_tls(own.cert, own.key)) as fleet:

@@ -82,7 +82,7 @@ def test_every_finding_that_is_not_well_says_what_to_do(tmp_path: Path) -> None:
     assert all("\n" not in one.says + one.remedy for one in found)
 
 
-def unreachable(address: str, ca: Path | None, insecure: bool) -> Reached:
+def unreachable(address: str, ca: Path | None, insecure: bool, cert: Path | None, key: Path | None) -> Reached:
     raise Retry(f"cannot reach {address}: Connection refused; is the server running there?")
 
 
@@ -186,7 +186,7 @@ def test_memory_is_compared_with_what_the_trial_took(tmp_path: Path, free_mib: i
 
 
 def answering(smallest: int | None, **more: Any) -> Callable[..., Reached]:
-    return lambda address, ca, insecure: Reached(
+    return lambda address, ca, insecure, cert, key: Reached(
         Answer(more.get("protocol", 1), "0.1", "run-1", smallest),
         more.get("rtt_s", 0.002),
         more.get("up", 1e6),
@@ -348,9 +348,9 @@ def test_a_servers_answer_becomes_a_line(tmp_path: Path, more: dict[str, Any], m
 def test_each_server_is_asked_once_and_has_its_line(tmp_path: Path) -> None:
     asked = []
 
-    def counted(address: str, ca: Path | None, insecure: bool) -> Reached:
+    def counted(address: str, *more: Any) -> Reached:
         asked.append(address)
-        return unreachable(address, ca, insecure) if address == "b:2" else answering(5)(address, ca, insecure)
+        return unreachable(address, *more) if address == "b:2" else answering(5)(address, *more)
 
     found = list(examine(case(pi5(tmp_path), servers=("a:1", "b:2"), ask=counted)))
     assert [(one.mark, one.facts["server"]) for one in found[-2:]] == [(OK, "a:1"), (FAIL, "b:2")]

@@ -26,6 +26,8 @@ def doctor(
     memory: Annotated[str | None, typer.Option(help="Its memory budget, such as 300MiB. Default: none.")] = None,
     insecure: Annotated[bool | None, typer.Option("--insecure", help="Try the server in plaintext.")] = None,
     ca: Annotated[Path | None, typer.Option(help="Certificate authority of the server (PEM).")] = None,
+    cert: Annotated[Path | None, typer.Option(help="This device's certificate, if the server asks (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="The key of --cert (PEM).")] = None,
     file: Annotated[
         Path | None, typer.Option("--config", help="Settings in TOML. Default: /etc/pleat/client.toml.")
     ] = None,
@@ -38,7 +40,7 @@ def doctor(
     """
     from pleat_client.doctor.table import examine, exit_code  # gRPC: `--help` does without it
 
-    given = {"name": name, "state": state, "memory": memory, "insecure": insecure, "ca": ca}
+    given = {"name": name, "state": state, "memory": memory, "insecure": insecure, "ca": ca, "cert": cert, "key": key}
     case = _case(config.told(given, file, service=config.SERVICE_STATE), server)
     findings = []
     for finding in examine(case):
@@ -60,10 +62,16 @@ def _case(told: dict[str, object], servers: list[str] | None) -> Case:
     return Case(
         servers=tuple(dict.fromkeys(wanted)),
         state=Path(str(told["state"])),
-        ca=Path(str(told["ca"])) if told.get("ca") else None,
+        ca=_file(told, "ca"),
+        cert=_file(told, "cert"),
+        key=_file(told, "key"),
         insecure=bool(told.get("insecure")),
         budget=config.size(told["memory"], "memory") if told.get("memory") is not None else None,
     )
+
+
+def _file(told: dict[str, object], key: str) -> Path | None:
+    return Path(str(told[key])) if told.get(key) else None
 
 
 def shown(finding: Finding) -> str:

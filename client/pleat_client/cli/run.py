@@ -31,6 +31,8 @@ def run(
         bool | None, typer.Option("--insecure", help="Plaintext to another machine: whoever listens, reads.")
     ] = None,
     ca: Annotated[Path | None, typer.Option(help="Certificate authority of the server (PEM).")] = None,
+    cert: Annotated[Path | None, typer.Option(help="This device's certificate, if the server asks (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="The key of --cert (PEM).")] = None,
     holdout: Annotated[
         float | None, typer.Option(help="Share of the shard kept for scoring, 0 to below 1. Default: 0.1.")
     ] = None,
@@ -61,6 +63,8 @@ def run(
         "state": state,
         "insecure": insecure,
         "ca": ca,
+        "cert": cert,
+        "key": key,
         "holdout": holdout,
         "idle": idle,
         "threads": threads,

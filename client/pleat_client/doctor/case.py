@@ -38,7 +38,7 @@ class Ran:
 
 
 Run = Callable[[Sequence[str], float], Ran]
-Ask = Callable[[str, "Path | None", bool], "Reached"]
+Ask = Callable[[str, "Path | None", bool, "Path | None", "Path | None"], "Reached"]
 
 
 def run_command(command: Sequence[str], patience_s: float) -> Ran:
@@ -53,10 +53,10 @@ def run_command(command: Sequence[str], patience_s: float) -> Ran:
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
-def ask_server(address: str, ca: Path | None, insecure: bool) -> Reached:
+def ask_server(address: str, ca: Path | None, insecure: bool, cert: Path | None, key: Path | None) -> Reached:
     from pleat_client.link_ask import ask  # gRPC: only where there is a server to ask
 
-    return ask(address, ca, insecure)
+    return ask(address, ca, insecure, cert, key)
 
 
 @dataclass
@@ -70,6 +70,8 @@ class Case:
     servers: tuple[str, ...]
     state: Path
     ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
     insecure: bool = False
     budget: int | None = None
     root: Path = ROOT
@@ -101,7 +103,7 @@ class Case:
 
     def _asked(self, address: str) -> Reached | PleatError:
         try:
-            return self.ask(address, self.ca, self.insecure)
+            return self.ask(address, self.ca, self.insecure, self.cert, self.key)
         except PleatError as error:
             return error
 
