@@ -142,21 +142,34 @@ def _kept(config: Any) -> tuple[Any, ...]:
     return runs.set_up(config, runs.read_recipe(config), (1, 8, 8), 10), config, keep, lambda event: None
 
 
+def hold_orders(grid: LocalGrid, node: int) -> None:
+    """From here on the node answers queries alone; its orders wait."""
+    push = grid.push_messages
+
+    def pushing(messages: Any) -> Any:
+        messages = list(messages)
+        grid.slow = {node} if any(m.metadata.message_type == "train" for m in messages) else set()
+        return push(messages)
+
+    grid.push_messages = pushing  # type: ignore[method-assign]
+
+
+def test_a_round_takes_no_longer_than_the_timeout_of_start(tmp_path: Path) -> None:
+    grid = LocalGrid(app, digit_nodes(tmp_path, 2), {})
+    strategy = elastic(tmp_path / "run", least=2)
+    strategy.start(grid, num_rounds=1)
+    hold_orders(grid, 101)
+    strategy.start(grid, num_rounds=2, timeout=1.0)
+    line = Journal.read(tmp_path / "run" / "journal.jsonl")[-1]
+    assert line["seconds"] < 60
+
+
 def test_a_device_without_a_reply_is_late_and_the_round_closes_by_quorum(tmp_path: Path) -> None:
     grid = LocalGrid(app, digit_nodes(tmp_path, 2), {})
     strategy = elastic(tmp_path / "run", least=2, quorum=0.5)
     strategy.start(grid, num_rounds=1)
-    # From here on the second device's messages wait until the round is over.
-    push = grid.push_messages
-
-    def slow_orders(messages: Any) -> Any:
-        messages = list(messages)
-        grid.slow = {101} if any(m.metadata.message_type == "train" for m in messages) else set()
-        return push(messages)
-
-    grid.push_messages = slow_orders  # type: ignore[method-assign]
+    hold_orders(grid, 101)
     strategy.start(grid, num_rounds=2)
-    grid.slow = set()
     line = Journal.read(tmp_path / "run" / "journal.jsonl")[-1]
     outcomes = {d["name"]: d["outcome"] for d in line["devices"]}
     assert outcomes["device-000"] == "done"
