@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pleat.errors import LocalError, RemoteError
 from pleat.exchange.order import OrderId
+from pleat_server.keep import spool as spool_module
 from pleat_server.keep.spool import Spool
 from support.disks import crashes, full_after, tiny_disk  # noqa: F401
 
@@ -76,6 +77,7 @@ def test_a_crash_at_any_operation_leaves_a_whole_report_or_none(tmp_path):
     script = """
 from pathlib import Path
 from pleat.exchange.order import OrderId
+from pleat_server.keep import spool as spool_module
 from pleat_server.keep.spool import Spool
 writer = Spool(Path(sys.argv[2])).writer(OrderId("run", 1, 0), 3000)
 for _ in range(3):
@@ -254,3 +256,29 @@ def disk_room(folder):
     from pleat.disk import free_bytes
 
     return free_bytes(folder)
+
+
+def test_reports_committed_at_once_share_one_sync_and_each_waits_for_one_that_covers_it(tmp_path, monkeypatch):
+    """The folder is synced after the last rename that somebody waits for, and not again for those it covered."""
+    spool = Spool(tmp_path)
+
+    def begun(rank):
+        writer = spool.writer(OrderId("run", 1, rank), 1)
+        writer.write(b"x")
+        return writer
+
+    writers = [begun(rank) for rank in range(3)]
+    for writer in writers:
+        writer.place()
+    seen = []
+    real = spool_module.sync_folder
+    monkeypatch.setattr(spool_module, "sync_folder", lambda folder: (seen.append(folder), real(folder)))
+    for writer in writers:
+        spool.sync(writer.order_id)
+    assert len(seen) == 1
+    late = begun(3)
+    late.place()
+    spool.sync(late.order_id)
+    assert len(seen) == 2
+    spool.sync(writers[0].order_id)
+    assert len(seen) == 2

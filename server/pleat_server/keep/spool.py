@@ -1,8 +1,9 @@
 """Spool: reports on disk before they are acknowledged, folded from there, dropped once a checkpoint contains them.
 
-A report is written under a temporary name as its chunks arrive; `commit` fsyncs it and renames it into place, after
-which it survives any crash. Its size and CRC-32 are part of its name, so that `read` notices a damaged file. A report
-that is already there is kept: committing the same order again stores nothing. `drop` makes a round vanish at once.
+A report is written under a temporary name as its chunks arrive; `commit` fsyncs it, renames it into place and fsyncs
+the folder, after which it survives any crash; those committed at once share the last step. Its size and CRC-32 are part
+of its name, so that `read` notices a damaged file. A report that is already there is kept: committing the same order
+again stores nothing. `drop` makes a round vanish at once.
 
     ROOT/RUN/ROUND/RANK.SIZE.CRC.report    and    ROOT/RUN/ROUND/plan
 """
@@ -34,8 +35,7 @@ from pleat.errors import LocalError, RemoteError
 from pleat.exchange.order import OrderId
 
 RESERVE = 32 << 20  # bytes left free for checkpoint and journal
-_PLAN_VERSION = 1
-_DROPPED = ".dropped"
+_PLAN_VERSION, _DROPPED = 1, ".dropped"
 
 
 class Spool:
@@ -46,6 +46,9 @@ class Spool:
         self._reserve = reserve
         self._announced = 0  # bytes that open writers may still write
         self._lock = threading.Lock()
+        self._placed: dict[Path, int] = {}  # folder -> renames into it
+        self._synced: dict[Path, int] = {}  # how many of them are durable
+        self._syncing = threading.Lock()
         make_folder(root)
         for run in (p for p in root.iterdir() if p.is_dir()):
             for folder in (p for p in run.iterdir() if p.is_dir()):
@@ -53,6 +56,7 @@ class Spool:
                     shutil.rmtree(folder, ignore_errors=True)
                 else:
                     clean(folder)
+                    sync_folder(folder)  # what is in place counts as durable from now on
 
     def writer(self, order_id: OrderId, size: int) -> SpoolWriter:
         """Begin a report of exactly `size` bytes. Raises LocalError if it would not fit on the disk."""
@@ -80,16 +84,31 @@ class Spool:
         """Whether the report is durable here."""
         return self._find(order_id) is not None
 
+    def sync(self, order_id: OrderId) -> None:
+        """Until every report of its round that is in place by now is durable. Raises LocalError."""
+        folder = self._folder(order_id.run, order_id.round)
+        wanted = self._placed.get(folder, 0)
+        with self._syncing:
+            if self._synced.get(folder, 0) >= wanted:
+                return
+            placed = self._placed.get(folder, 0)
+            try:
+                sync_folder(folder)
+            except FileNotFoundError:
+                return  # dropped: a checkpoint contains the round
+            except OSError as error:
+                raise failure(error, "folder", folder) from error
+            self._synced[folder] = placed
+
     def size(self, order_id: OrderId) -> int:
         """Bytes of a report. Raises LocalError if there is none."""
         return int(self.path(order_id).name.split(".")[1])
 
     def path(self, order_id: OrderId) -> Path:
         """The file with the report's bytes. Raises LocalError if there is none."""
-        found = self._find(order_id)
-        if found is None:
-            raise LocalError(f"no report of order {order_id} in {self.root}")
-        return found
+        if found := self._find(order_id):
+            return found
+        raise LocalError(f"no report of order {order_id} in {self.root}")
 
     def read(self, order_id: OrderId, check: bool = True) -> bytes:
         """The report's bytes. Raises LocalError if there is none, or if they are not those that were committed.
@@ -106,24 +125,25 @@ class Spool:
             raise LocalError(f"report of order {order_id} is damaged: {path} is not what was written; check the disk")
         return data
 
-    def ids(self, run: str, round: int) -> list[OrderId]:
-        """The durable reports of one round, in order."""
-        return sorted(OrderId(run, round, int(name.split(".")[0])) for name in self._names(run, round))
-
     def rounds(self, run: str) -> list[int]:
         """Rounds of which anything is kept, in order."""
         folder = self.root / _name(run)
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
+    def ids(self, run: str, round: int) -> list[OrderId]:
+        """The durable reports of one round, in order."""
+        return sorted(OrderId(run, round, int(name.split(".")[0])) for name in self._names(run, round))
+
     def discard(self, order_id: OrderId) -> None:
         """Forget one report; nothing happens if there is none."""
-        found = self._find(order_id)
-        if found is not None:
+        if found := self._find(order_id):
             found.unlink(missing_ok=True)
 
     def drop(self, run: str, round: int) -> None:
         """Forget a round: its reports and its plan, all at once."""
         folder = self._folder(run, round)
+        self._placed.pop(folder, None)
+        self._synced.pop(folder, None)
         aside = folder.with_name(f"{_DROPPED}-{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
         try:
@@ -168,6 +188,8 @@ class Spool:
 
 class SpoolWriter:
     """One report on its way to disk: `write` chunks, `close`, look at it, then `commit` or `abort`.
+
+    `commit` in pieces, for whoever has other work meanwhile: `flush`, `place`, and the spool's `sync`.
 
     One thread at a time. As a context manager it aborts on the way out unless it was committed.
     """
@@ -219,6 +241,12 @@ class SpoolWriter:
 
     def commit(self) -> Path:
         """Make the report durable under its order id; returns its file. Raises as `close` does."""
+        target = self.place()
+        self._spool.sync(self.order_id)
+        return target
+
+    def place(self) -> Path:
+        """Give the report its name, its bytes being durable; the name is once the spool's `sync` returns."""
         self.close()
         target = self._folder / f"{self.order_id.rank:06d}.{self.size}.{self._crc:08x}.report"
         if self._flushed != self.written:
@@ -228,15 +256,9 @@ class SpoolWriter:
             if there is None:
                 with self._guarded():
                     os.replace(self.path, target)
-        if there is not None:
-            self.abort()
-            return there
-        self._end()
-        try:
-            sync_folder(self._folder)
-        except OSError as error:
-            raise failure(error, "report", target, self.size) from error
-        return target
+                self._spool._placed[self._folder] = self._spool._placed.get(self._folder, 0) + 1
+        (self._end if there is None else self.abort)()
+        return there or target
 
     def abort(self) -> None:
         """Leave nothing behind. Safe to call twice, and after `commit`."""

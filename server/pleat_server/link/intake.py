@@ -1,17 +1,16 @@
 """Reports on their way in: from the first chunk to the acknowledgement, off the event loop.
 
 A report is acknowledged once it is checked and durable: `Desk.admit`, while its bytes go to the disk, then
-`Desk.settle` with the spool's `commit`. Reports are checked one at a time in one thread, so that memory holds one of
-them, however many arrive. Two streams may bring the same report: the first to be durable stays, both are acknowledged,
-the loop is told once.
+`Desk.settle`, which gives it its name, then the spool's `sync`. Reports are checked one at a time in one thread, so
+that memory holds one of them, however many arrive; the disk works in others. Two streams may bring the same report: the
+first to be durable stays, both are acknowledged, the loop is told once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -45,6 +44,16 @@ class Upload:
     work: Future[Any] | None = None  # what a thread does for it now, or did last
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """A report of which all bytes are here. `up_s`: seconds that they took."""
+
+    device: str
+    order: OrderId
+    writer: SpoolWriter
+    up_s: float
+
+
 class Intake:
     """Where reports go. `answer` is called from another thread once a whole report was judged."""
 
@@ -68,6 +77,7 @@ class Intake:
     def _open(self, device: str, order: OrderId, size: int) -> SpoolWriter | Ack | Returned:
         verdict = self._desk.verdict(device, order)
         if verdict is Verdict.ALREADY:
+            self._spool.sync(order)
             return Ack(str(order))
         if verdict is Verdict.RETURN:
             return Returned(str(order), LATE)
@@ -83,8 +93,9 @@ class Intake:
     def end(self, device: str, upload: Upload) -> None:
         """All bytes are here: check them, make them durable, and answer, later."""
         if upload.writer is not None:
-            flushing = self._writers.submit(upload.writer.flush)
-            self._checker.submit(self._judge, device, upload, upload.writer, self.now() - upload.since, flushing)
+            came = _Whole(device, order_id(upload.order), upload.writer, self.now() - upload.since)
+            flushing = self._writers.submit(came.writer.flush)
+            self._checker.submit(self._guarded, came, lambda: self._check(came, flushing))
 
     def drop(self, upload: Upload) -> None:
         """The report will not be whole: leave nothing of it, once no thread is at it any more."""
@@ -96,33 +107,42 @@ class Intake:
         self._checker.shutdown()
         self._writers.shutdown()
 
-    def _judge(self, device: str, upload: Upload, writer: SpoolWriter, up_s: float, flushing: Future[None]) -> None:
-        order = order_id(upload.order)
+    def _check(self, came: _Whole, flushing: Future[None]) -> None:
+        """In the checker: hold a report against its order, while its bytes go to the disk."""
         try:
-            with writer, _finished(flushing):
-                answer, event = self._judged(device, order, upload.size, writer, up_s, flushing)
-        except RemoteError as error:
-            answer, event = Returned(upload.order, str(error)), Rejected(device, order, str(error))
-        except LocalError as error:  # a full disk: the device keeps its report, and sends it after its back-off
-            answer, event = Bye(str(error)), Rejected(device, order, str(error))
-        except Exception as error:
-            log.exception("order=%s device=%s unchecked=%r", order, device, error)
-            reason = f"the server failed to check it: {type(error).__name__}: {error}"
-            answer, event = Returned(upload.order, reason), Rejected(device, order, reason)
-        self._answer(device, answer, event)
+            verdict = self._desk.verdict(came.device, came.order)  # again: much can happen while a report comes in
+            if verdict is Verdict.TAKE:
+                self._desk.admit(came.device, came.order, came.writer.data())
+        finally:
+            wait((flushing,))
+        flushing.result()
+        self._writers.submit(self._guarded, came, lambda: self._keep(came, verdict))
 
-    def _judged(
-        self, device: str, order: OrderId, size: int, writer: SpoolWriter, up_s: float, flushing: Future[None]
-    ) -> tuple[Ack | Returned | Bye, Event | None]:
-        verdict = self._desk.verdict(device, order)  # again: much can happen while a report comes in
-        if verdict is Verdict.ALREADY:
-            return Ack(str(order)), None
-        if verdict is Verdict.TAKE:
-            self._desk.admit(device, order, writer.data())
-            flushing.result()
-            if self._desk.settle(device, order, lambda: _commit(writer)):
-                return Ack(str(order)), Reported(device, order, size, up_s)
-        return Returned(str(order), LATE), None
+    def _keep(self, came: _Whole, verdict: Verdict) -> None:
+        """In a writer: make a checked report durable, and acknowledge it."""
+        with came.writer as writer:
+            taken = verdict is Verdict.TAKE and self._desk.settle(came.device, came.order, lambda: _place(writer))
+        if not taken and verdict is not Verdict.ALREADY:
+            self._answer(came.device, Returned(str(came.order), LATE), None)
+            return
+        self._spool.sync(came.order)
+        event = Reported(came.device, came.order, came.writer.size, came.up_s) if taken else None
+        self._answer(came.device, Ack(str(came.order)), event)
+
+    def _guarded(self, came: _Whole, work: Callable[[], None]) -> None:
+        """Do `work`; where it fails, drop the report and answer why."""
+        try:
+            work()
+            return
+        except RemoteError as error:
+            answer: Returned | Bye = Returned(str(came.order), str(error))
+        except LocalError as error:  # a full disk: the device keeps its report, and sends it after its back-off
+            answer = Bye(str(error))
+        except Exception as error:
+            log.exception("order=%s device=%s unchecked=%r", came.order, came.device, error)
+            answer = Returned(str(came.order), f"the server failed to check it: {type(error).__name__}: {error}")
+        came.writer.abort()
+        self._answer(came.device, answer, Rejected(came.device, came.order, answer.reason))
 
     async def _in_thread(self, upload: Upload, call: Callable[[], Result]) -> Result:
         work = self._writers.submit(call)
@@ -130,17 +150,8 @@ class Intake:
         return await asyncio.wrap_future(work)
 
 
-@contextlib.contextmanager
-def _finished(work: Future[None]) -> Iterator[None]:
-    """Leave only when `work` is over, however it ended."""
-    try:
-        yield
-    finally:
-        wait((work,))
-
-
-def _commit(writer: SpoolWriter) -> None:
-    writer.commit()
+def _place(writer: SpoolWriter) -> None:
+    writer.place()
 
 
 def _abort(upload: Upload, work: Future[Any]) -> None:
