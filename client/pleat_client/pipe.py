@@ -90,7 +90,7 @@ class Staged(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """No report could be staged: the order could not be read, or the disk refused it."""
+    """Nothing was staged: the order could not be read, the disk refused the report, or the daemon had gone."""
 
     order: str
     reason: str

@@ -4,8 +4,8 @@
 
 One order at a time: recall the state, run the task, stage report and next state in the store, and only then say so.
 A second thread listens for `Cancel` and `Stop`, which end the training within a step; the end of the input means that
-the daemon is gone, and the child leaves. Whatever goes wrong with an order is a report or a `Failed`, and the child
-lives on; only a broken pipe or a broken shard ends it.
+the daemon is gone, and the child leaves without a word: the order is asked for again. Whatever goes wrong with an order
+is a report or a `Failed`, and the child lives on; only a broken pipe or a broken shard ends it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import msgspec
 import torch
 
 from pleat.elastic import size
-from pleat.errors import PleatError
+from pleat.errors import LocalError, PleatError
 from pleat.exchange.order import Kind, Order
 from pleat.exchange.report import Budgets, Outcome, Report, Seconds
 from pleat.exchange.wire import order_from_bytes, report_to_bytes
@@ -50,21 +50,24 @@ class Inbox:
 
     orders: queue.Queue[pipe.Train | None] = field(default_factory=queue.Queue)
     leaving: threading.Event = field(default_factory=threading.Event)
+    orphaned: threading.Event = field(default_factory=threading.Event)  # leaving, since the daemon is gone
     cancelled: set[str] = field(default_factory=set)  # names of orders; "" = whatever runs
 
     def listen(self, stream: BinaryIO) -> None:
         """Read until the daemon stops or goes away."""
+        stopped = False
         try:
-            while (request := pipe.read_request(stream)) is not None:
-                if isinstance(request, pipe.Stop):
-                    break
+            while not stopped and (request := pipe.read_request(stream)) is not None:
+                stopped = isinstance(request, pipe.Stop)
                 if isinstance(request, pipe.Cancel):
                     self.cancelled.add(request.order)
-                else:
+                elif isinstance(request, pipe.Train):
                     self.orders.put(request)
                 del request  # an order holds a model
         except PleatError as error:
             print(error, file=sys.stderr)
+        if not stopped:
+            self.orphaned.set()
         self.leaving.set()
         self.orders.put(None)
 
@@ -137,6 +140,8 @@ class Worker:
         self.store.tidy(order.id.run)
         before, back = recall(self.store.past(order.id.run))
         report, after = self.run(order, before, request)
+        if report.outcome is Outcome.ABORTED and self.inbox.orphaned.is_set():
+            raise LocalError("the daemon is gone")  # nobody asked to abort
         kept = None if after is before else limited(after, RESIDUAL_CAP)
         state = None if kept is None else to_bytes(kept)
         path = self.store.stage(order.id, report_to_bytes(report), state)

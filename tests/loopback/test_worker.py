@@ -157,8 +157,10 @@ def test_a_cancelled_order_ends_within_a_step_and_the_next_one_is_done(child: Ch
     assert child.do(order(2))[0].outcome == "done"
 
 
-@pytest.mark.parametrize("how", ["stop", "the daemon is gone"])
-def test_the_child_leaves_in_the_middle_of_an_order(child: Child, how: str) -> None:
+@pytest.mark.parametrize(("how", "staged"), [("stop", 1), ("the daemon is gone", 0)])
+def test_the_child_leaves_in_the_middle_of_an_order_and_aborts_it_only_when_told(
+    child: Child, how: str, staged: int
+) -> None:
     child.tell(pipe.Train(order_to_bytes(order(1, work=LONG)), threads=1))
     assert child.hear() == pipe.Started("run/1/0")
     assert child.process.stdin
@@ -168,6 +170,8 @@ def test_the_child_leaves_in_the_middle_of_an_order(child: Child, how: str) -> N
         child.process.stdin.close()
         child.process.stdin = None
     assert child.process.wait(20) == 0
+    reports = [report_from_bytes(path.read_bytes()) for _, path in child.store.staged()]
+    assert [report.outcome for report in reports] == [Outcome.ABORTED] * staged
 
 
 def test_a_child_killed_in_the_middle_leaves_the_order_undone(child: Child) -> None:
