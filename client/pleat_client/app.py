@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from pleat_client import lock, thrift
+from pleat_client import lock, status, thrift
 from pleat_client.child import Limits, Trainer
 from pleat_client.config import Config
 from pleat_client.daemon import Daemon
 from pleat_client.link import Link
+from pleat_client.notify import READY, STOPPING, Notifier
 from pleat_client.probe import board
 from pleat_client.store import Store
 
@@ -27,7 +29,7 @@ def run(config: Config) -> int:
     """Serve until a signal: 130 after Ctrl-C, 0 after SIGTERM. Raises PleatError for what only a person can mend."""
     thrift.map_large_buffers()
     with lock.hold(config.state):
-        return asyncio.run(_serve(config))
+        return asyncio.run(_serve(config, Notifier(os.environ)))
 
 
 def trainer(config: Config) -> Trainer:
@@ -44,15 +46,19 @@ def trainer(config: Config) -> Trainer:
     )
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, manager: Notifier) -> int:
     stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    stopped.add_done_callback(lambda _: manager.say(STOPPING))
     _listen(stopped)
     store, child = Store(config.state), trainer(config)
     secret, daemon = store.identity(), Daemon(config, store, child)
+    daemon.on_status = lambda said: manager.say(f"STATUS={status.words(said)}")
     _advise()
+    alive = asyncio.ensure_future(manager.keep_alive())
     try:
         profile = await _until(stopped, daemon.profile())
         if profile is not None:
+            manager.say(READY)  # whether or not the server can be reached: it may start later
             link = Link(
                 config.server,
                 daemon,
@@ -67,6 +73,7 @@ async def _serve(config: Config) -> int:
             await _joined(stopped, link, daemon)
         return stopped.result()
     finally:
+        alive.cancel()
         await child.stop()
 
 
@@ -80,8 +87,9 @@ async def _joined(stopped: asyncio.Future[int], link: Link, daemon: Daemon) -> N
             if task.done():
                 task.result()
     finally:
-        await link.stop()
         tasks[1].cancel()
+        await asyncio.wait(tasks[1:])  # it answers what it leaves undone, which the link still has to carry
+        await link.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -94,7 +94,7 @@ class Trainer:
         raise LocalError(f"the trainer could not start: {wheels.ending(code)}; see its lines above")
 
     async def do(self, request: pipe.Train) -> pipe.Staged | pipe.Failed | Died:
-        """Hand one order to the child and wait for its end."""
+        """Hand one order to the child and wait for its end; whoever gives up waiting kills it."""
         await self.ready()
         self._stay()
         running = self._running
@@ -106,6 +106,9 @@ class Trainer:
         del request  # an order may be as large as the model: here it goes as it is written
         try:
             return await self._exchange(running, slices)
+        except asyncio.CancelledError:
+            _kill(running.process)
+            raise
         finally:
             running.busy = running.listens = False
             guard.cancel()
@@ -122,7 +125,7 @@ class Trainer:
         asyncio.get_running_loop().call_later(PATIENCE_S, self._kill_if_still_at, running)
 
     async def stop(self) -> None:
-        """End the child: one that works is killed (its order will be asked for again), another is asked to leave."""
+        """End the child: one that works is killed, another is asked to leave."""
         self._stay()
         running, self._running = self._running, None
         if running is None or running.process.returncode is not None:

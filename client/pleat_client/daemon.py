@@ -1,8 +1,9 @@
 """The daemon: the device's only endless loop. It keeps the link, hands orders to the trainer, sends what is staged.
 
 It promises: no torch in this process; the death of the child, of the server or of the network is an event and never the
-end; an order that arrived ends in one report, unless it was cancelled; what is staged is sent again after every
-reconnect until it is answered. Orders travel through it as bytes of which it reads only the id.
+end; an order that arrived ends in one report, unless it was cancelled, and a daemon that is stopped says what it leaves
+undone; what is staged is sent again after every reconnect until it is answered. Orders travel through it as bytes of
+which it reads only the id.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pleat_client.store import Store
 from pleat_client.work import Work, report_bytes
 
 BEAT_S = 10.0
-CANCELLED, OVERTAKEN = "cancelled", "overtaken by a newer order"
+CANCELLED, OVERTAKEN, STOPPED = "cancelled", "overtaken by a newer order", "the daemon was stopped"
 Answer = pipe.Staged | pipe.Failed | Died
 log = logging.getLogger("pleat")
 
@@ -48,7 +49,7 @@ class Sender(Protocol):
 class Daemon:
     """Everything between the link and the child; its methods run on one event loop.
 
-    The link calls the methods `on_...`; they return at once.
+    The link calls the methods `on_...`; they return at once. `on_status` hears every change of its status.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Daemon:
         fresh = status.Status(name=config.name, server=config.server, budgets=config.budgets)
         self._status = status.begun(config.state, fresh)
         self._told = -BEAT_S  # when progress was last written down
+        self.on_status: Callable[[status.Status], None] = lambda said: None
         trainer.heard = self._heard
 
     async def profile(self) -> Profile:
@@ -74,7 +76,7 @@ class Daemon:
         return describe(self._board, await self._trainer.ready(), self._config.budgets)
 
     async def serve(self, link: Sender) -> None:
-        """Do orders as they come, until cancelled."""
+        """Do orders as they come, until cancelled; then answer those that are left undone."""
         for order_id, path in self._store.staged():
             link.report(str(order_id), path)
         self._say(state="idle", unsent=len(self._store.staged()))
@@ -84,7 +86,7 @@ class Daemon:
                 await self._do(await self._next(), link)
         finally:
             beating.cancel()
-            await self._trainer.stop()
+            await self._abandon(link)
             self._say(state="stopped", joined=False)
 
     # What the link says.
@@ -177,6 +179,22 @@ class Daemon:
             at=time.time(),
         )
 
+    async def _abandon(self, link: Sender) -> None:
+        """End the child at once, and tell the server of every order here that it need not wait for it."""
+        await self._trainer.stop()
+        staged = dict(self._store.staged())
+        for work in self._works():
+            report: Path | bytes | None = staged.get(_order_id(work.order))  # it was done in the last moment
+            if report is None or work.dropped:
+                work.dropped = work.dropped or STOPPED
+                answer = Died(work.dropped, False)
+                report = self._report(work, answer, Outcome.ABORTED, work.dropped)
+                done = self._done(work, answer, Outcome.ABORTED, work.dropped, report)
+                self._say(rounds=status.ended(self._status, done))
+            log.info("left order=%s reason=%r", work.order, work.dropped or "done")
+            if report is not None:
+                link.report(work.order, report)
+
     async def _trained(self, work: Work) -> Answer:
         try:
             if not work.dropped:
@@ -239,6 +257,7 @@ class Daemon:
         if fresh != self._status:
             self._status = msgspec.structs.replace(fresh, since=time.time())
             status.write(self._config.state, self._status)
+            self.on_status(self._status)
 
 
 def describe(on: board.Board, shard: pipe.Ready, budgets: Budgets) -> Profile:

@@ -12,9 +12,9 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc.aio
 
@@ -27,38 +27,15 @@ from pleat.exchange.report import Heartbeat, Profile
 from pleat.exchange.session import Line, Outbox, Side
 from pleat_client import link_channel, link_trust, session
 from pleat_client.backoff import delay_s
+from pleat_client.link_handler import Handler
 from pleat_client.session import Device, Happens, Over, Stand
 
 log = logging.getLogger("pleat.link")
 
 GREETING_S = 30.0  # a server that has not answered the hello by then is given up
 STEADY_S = 10.0  # a session that lasted so long starts the back-off afresh
+ANSWER_S = 0.5  # for the server to answer the last reports before the goodbye
 FLUSH_S = 1.0  # to say goodbye in
-
-
-class Handler(Protocol):
-    """Who is told. Called from the link's event loop; must not block."""
-
-    def held(self) -> Sequence[str]:
-        """Orders ("run/round/rank") that are being done or waiting, and need not be sent again."""
-
-    def on_joined(self, run: str) -> None: ...
-
-    def on_lost(self, reason: str) -> None:
-        """The connection is gone, or could not be made; the link tries again by itself."""
-
-    def on_order(self, data: bytes, down_s: float) -> None:
-        """An order has arrived whole, `down_s` seconds after its first byte. A `Link.report` answers it."""
-
-    def on_cancel(self, order: str) -> None: ...
-
-    def on_ack(self, order: str) -> None:
-        """The report is durable on the server."""
-
-    def on_returned(self, order: str, reason: str) -> None:
-        """The report is not used."""
-
-    def on_notify(self, text: str) -> None: ...
 
 
 class Link:
@@ -100,6 +77,7 @@ class Link:
         self._rng = rng or random.Random()
         self._outbox = Outbox()
         self._wake = asyncio.Event()
+        self._changed = asyncio.Event()  # where it stands, or what is not answered yet
         self._stopping = asyncio.Event()
         self._running: asyncio.Future[None] | None = None
         self._failures = 0
@@ -116,10 +94,17 @@ class Link:
             self._wake.set()
 
     async def stop(self) -> None:
-        """Say goodbye and end `run`."""
+        """Say goodbye and end `run`; a server that is there has `ANSWER_S` to answer what was reported."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._answered(), ANSWER_S)
         self._stopping.set()
         if self._running is not None:
             await asyncio.wait((self._running,))
+
+    async def _answered(self) -> None:
+        while self.stand is Stand.JOINED and self.device.reports:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def run(self) -> None:
         """Connect, and stay connected, until `stop`. Raises Fatal when the server refuses this device for good."""
@@ -139,6 +124,7 @@ class Link:
 
     def _settle(self, over: Over) -> None:
         self.stand = session.after(self.stand, over.happens)
+        self._changed.set()
         if over.happens is not Happens.STOPPED:
             self._handler.on_lost(over.text)
         if over.happens is Happens.BARRED:
@@ -274,6 +260,7 @@ class Link:
             case session.Forget():
                 self._outbox.drop(effect.order, "returned")
         self._wake.set()
+        self._changed.set()
 
     def _send(self, order: str, report: Path | bytes) -> None:
         try:

@@ -94,6 +94,14 @@ def write(folder: Path, status: Status) -> None:
             fresh.unlink()
 
 
+def words(said: Status) -> str:
+    """One line on what the daemon does, for whoever has no room for more."""
+    where = f"joined {said.run}" if said.joined else "stopped" if said.state == "stopped" else "away"
+    doing = f"training {said.order}" if said.state == "training" else said.notice or said.state
+    unsent = f", {said.unsent} unsent" if said.unsent else ""
+    return f"{where}: {doing} ({said.orders} orders done{unsent})"
+
+
 def read(folder: Path, root: Path = ROOT) -> dict[str, Any]:
     """The daemon's last words and what can be seen now: is it alive, how much memory does it use, how hot is it?
 

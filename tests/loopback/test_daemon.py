@@ -194,6 +194,7 @@ def test_a_daemon_killed_hard_leaves_no_child_behind(lab: Lab) -> None:
     for _ in waiting():
         if not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text():
             break
+    assert device.unanswered() == [], "it will be asked for again"
 
 
 def test_a_daemon_starts_before_its_server_and_ends_cleanly_in_the_middle_of_an_order(lab: Lab) -> None:
@@ -210,8 +211,28 @@ def test_a_daemon_starts_before_its_server_and_ends_cleanly_in_the_middle_of_an_
     device.until_training()
     began = time.monotonic()
     assert device.stop() == 0
-    assert time.monotonic() - began < 10
-    assert device.unanswered() == [], "it will be asked for again"
+    assert time.monotonic() - began < 10, "two seconds, on a machine that is not busy"
+    report = server.reported(order)
+    assert (report.outcome, report.reason) == (Outcome.ABORTED, "the daemon was stopped")
+    assert device.unanswered() == [], "the server had answered before the daemon left"
+
+
+def test_an_order_given_up_without_a_server_is_told_at_the_next_start_and_not_done(lab: Lab) -> None:
+    server, device = lab.joined()
+    order = train_order(1, ENDLESS)
+    server.send(order)
+    device.until_training()
+    server.close()
+    for _ in waiting():
+        if "link=away" in device.log:
+            break
+    assert device.stop() == 0
+    assert device.unanswered() == [order.id]
+    again = lab.server(server.address)
+    again.desk.open[order.id] = "a"
+    back = lab.device(again.address)
+    assert again.reported(order).outcome is Outcome.ABORTED
+    assert '"orders":0' in (back.state / "status.json").read_text()
 
 
 def test_a_shard_that_cannot_be_used_is_one_line_and_exit_code_two(lab: Lab) -> None:

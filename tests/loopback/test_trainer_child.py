@@ -161,6 +161,21 @@ def test_a_child_that_works_is_killed_at_the_end_and_not_asked() -> None:
     assert run(stop()) < child.PATIENCE_S
 
 
+def test_a_child_whose_answer_nobody_waits_for_any_more_is_killed() -> None:
+    async def give_up() -> float:
+        child_ = trainer("hear(); time.sleep(60)")
+        await child_.ready()
+        doing = asyncio.ensure_future(child_.do(pipe.Train(b"order")))
+        await asyncio.sleep(0)
+        doing.cancel()
+        await asyncio.gather(doing, return_exceptions=True)
+        began = time.monotonic()
+        await child_.stop()
+        return time.monotonic() - began
+
+    assert run(give_up()) < child.PATIENCE_S
+
+
 @pytest.mark.parametrize(
     ("body", "error", "says"),
     [

@@ -21,6 +21,15 @@ from pleat_client.store import Store
 
 DIES = "import sys; from pleat_client import pipe; sys.stdout.buffer.write(pipe.encode(pipe.Ready(1, 0, (1,), 2)))"
 
+HANGS = """
+import sys, threading
+from pleat_client import pipe
+for answer in pipe.Ready(1, 0, (1,), 2), pipe.Started("r/1/0"):
+    sys.stdout.buffer.write(pipe.encode(answer))
+    sys.stdout.flush()
+threading.Event().wait()
+"""
+
 
 def body_of(order: str) -> bytes:
     """Bytes whose head names `order`: of an order the daemon reads no more."""
@@ -42,9 +51,9 @@ class Link:
         pass
 
 
-def daemon(folder: Path) -> Daemon:
+def daemon(folder: Path, trainer: Trainer | None = None) -> Daemon:
     config = Config(server="localhost:1", data=folder / "shard.npz", name="a", state=folder)
-    return Daemon(config, Store(folder), Trainer([sys.executable, "-c", DIES]))
+    return Daemon(config, Store(folder), trainer or Trainer([sys.executable, "-c", DIES]))
 
 
 async def served(made: Daemon, link: Link, *wanted: str) -> None:
@@ -120,6 +129,26 @@ def test_an_order_that_ends_is_a_round_with_its_bytes_and_its_answer(tmp_path: P
     assert (one.bytes_down, one.bytes_up > 0) == (len(body_of("r/1/0")), True)
     again = status.begun(tmp_path, status.Status(name="a", server="s:1"))
     assert again.rounds == (one,)
+
+
+def test_a_stop_answers_the_order_being_done_and_those_that_wait_but_a_cancelled_one(tmp_path: Path) -> None:
+    async def sent() -> dict[str, str]:
+        trainer, link, begun = Trainer([sys.executable, "-c", HANGS]), Link(), asyncio.Event()
+        made = daemon(tmp_path, trainer)
+        trainer.heard = lambda answer: begun.set()
+        made.on_order(body_of("r/1/0"), 0.0)
+        made.on_order(body_of("other/1/0"), 0.0)
+        made.on_order(body_of("third/1/0"), 0.0)
+        made.on_cancel("third/1/0")
+        serving = asyncio.ensure_future(made.serve(link))
+        await asyncio.wait_for(begun.wait(), 30)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        assert made.held() == []
+        return {order: order_of(Path(str(report)).read_bytes()) for order, report in link.sent.items()}
+
+    assert asyncio.run(sent()) == {"r/1/0": "r/1/0", "other/1/0": "other/1/0"}
+    assert [order_id.run for order_id, _ in Store(tmp_path).staged()] == ["other", "r"]
 
 
 def test_what_was_staged_before_is_sent_at_the_start(tmp_path: Path) -> None:
