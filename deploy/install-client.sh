@@ -41,9 +41,9 @@ die() { # CODE WORDS: 2 = asked for what cannot be, 1 = it went wrong
 finish() {
   code=$?
   trap '' INT TERM HUP
-  if [ -z "$COMPLETE" ] && [ -n "$UNDO" ]; then
-    undo_all
-    if [ -z "$SAID" ]; then printf 'install-client: it stopped (exit %s); the machine is as it was before\n' "$code" >&2; fi
+  if [ -z "$COMPLETE" ]; then undo_all; fi
+  if [ "$code" -ne 0 ] && [ -z "$SAID$COMPLETE" ]; then
+    printf 'install-client: it stopped (exit %s); the machine is as it was\n' "$code" >&2
   fi
   if [ -n "$STAGE" ]; then rm -rf "$STAGE"; fi
   exit "$code"

@@ -35,7 +35,8 @@ place() {
   fi
   place_user
   if [ ! -d "$STATE" ]; then undo no_state; mkdir -p "$STATE"; fi
-  chown pleat:pleat "$STATE" && chmod 750 "$STATE"
+  chown pleat:pleat "$STATE"
+  chmod 750 "$STATE"
   place_settings
   if [ -d "$TARGET" ]; then
     OLD=$(mktemp -d "$OPT/.pleat-old.XXXXXX")
