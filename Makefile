@@ -15,13 +15,14 @@ VENV310 := $(VENV)-3.10
 # what a device needs but torch, and what its tests need
 DEVICE := numpy zstandard msgspec tomli grpcio protobuf psutil typer pytest pytest-timeout hypothesis scipy
 
-.PHONY: help demo test test-device check-arm64 lint bench clean
+.PHONY: help demo test test-device check-arm64 check-install lint bench clean
 
 help:
 	@echo 'make demo            one server and four device daemons on this machine: 30 rounds on handwritten digits'
 	@echo 'make test            ruff, mypy and pytest'
 	@echo 'make test-device     the tests of common and client that need no torch, on Python 3.10 (PYTHON310=...)'
 	@echo 'make check-arm64     wheels, daemon and doctor on emulated 64-bit Arm (root; 15 minutes)'
+	@echo 'make check-install   deploy/install-client.sh in a clean Debian root, booted (root; 10 minutes)'
 	@echo 'make lint            ruff and mypy alone'
 	@echo 'make bench           every benchmark, one JSON file each in build/bench (BENCH=codec for one of them)'
 	@echo 'make clean           remove what the above made, but for $(VENV) and runs/'
@@ -47,6 +48,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/pleat bench $(BENCH) --out build/bench $(ARGS)
+
+check-install: $(VENV)/.dev
+	PLEAT='$(abspath $(BIN))/pleat' deploy/check-install.sh $(ARGS)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
