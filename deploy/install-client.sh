@@ -10,7 +10,7 @@ OPT=$ROOT/opt TARGET=$ROOT/opt/pleat COMMAND=$ROOT/usr/local/bin/pleat-client
 ETC=$ROOT/etc/pleat STATE=$ROOT/var/lib/pleat UNIT=$ROOT/etc/systemd/system/pleat-client.service
 CPU_INDEX=https://download.pytorch.org/whl/cpu
 X86_TORCH=2.13.0 ARM_TORCH=2.9.1 # PyPI's last aarch64 wheel that is a CPU build and runs on ARMv8.0 (Pi 3, Pi 4, Zero 2)
-SPACE_MB=1800     # while it installs; 900 of them stay
+SPACE_MB=1800     # while it installs; at most 1030 of them stay
 HERE=$(cd "$(dirname "$0")" && pwd)
 COMPLETE='' UNDO='' STAGE='' SAID=''
 
