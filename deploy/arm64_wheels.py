@@ -4,10 +4,7 @@
     python arm64_wheels.py 3.11 --into DIR             install for one of them (a folder for PYTHONPATH)
     python arm64_wheels.py 3.11 --into DIR --torch V   the same with another torch
 
-What a device needs stands in pyproject.toml ([project] and its extra `client`), the versions in constraints.txt. pip
-judges markers by the machine that it runs on, so they are judged here, for the target; and it does not expand older
-manylinux tags, so all are listed. torch goes without its dependencies, which are then taken from its own metadata: on
-x86-64 pip would pull the CUDA packages that torch's markers keep off aarch64.
+What a device needs stands in pyproject.toml ([project] and its extra `client`), the versions in constraints.txt.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pip._vendor.packaging.requirements import Requirement
+from foreign_wheels import applying, for_target, pins, plain
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,42 +26,12 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-GLIBCS = range(17, 37)  # Raspberry Pi OS bookworm has glibc 2.36, JetPack 6 has 2.35
-
-
-def target(python: str) -> dict[str, str]:
-    """The markers' environment on a 64-bit board."""
-    return {
-        "python_version": python,
-        "python_full_version": f"{python}.0",
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-        "platform_machine": "aarch64",
-        "platform_system": "Linux",
-        "sys_platform": "linux",
-        "os_name": "posix",
-        "platform_release": "",
-        "platform_version": "",
-        "extra": "",
-    }
-
-
-def applying(lines: list[str], python: str) -> list[Requirement]:
-    """The requirements whose markers hold on the target."""
-    wanted = [Requirement(line) for line in lines]
-    return [one for one in wanted if one.marker is None or one.marker.evaluate(target(python))]
-
-
-def plain(one: Requirement) -> str:
-    return f"{one.name}{one.specifier}"
+MACHINE = "aarch64"
 
 
 def pip(python: str, *words: str) -> dict[str, Any]:
     """What pip would install, or installs, for the target: its own report. Ends the program with pip's last words."""
-    platforms = ["any", "manylinux2014_aarch64", *(f"manylinux_2_{glibc}_aarch64" for glibc in GLIBCS)]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--ignore-installed", "--only-binary=:all:"]
-    command += ["--python-version", python, "--implementation", "cp"]
-    command += [word for name in platforms for word in ("--platform", name)]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--ignore-installed", *for_target(python, MACHINE)]
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         done = subprocess.run(
             [*command, "--report", report.name, *words], stderr=subprocess.PIPE, text=True, check=False
@@ -87,12 +54,12 @@ def place(into: Path | None) -> list[str]:
 def resolve(python: str, torch: str, into: Path | None) -> list[str]:
     """The names and versions of the whole set, installed into a folder if one is given."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    direct = applying([*project["dependencies"], *project["optional-dependencies"]["client"]], python)
-    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
-    tested = {one.name: plain(one) for one in applying(pins, python)}
+    direct = applying([*project["dependencies"], *project["optional-dependencies"]["client"]], python, MACHINE)
+    lines = pins((ROOT / "constraints.txt").read_text())
+    tested = {one.name: plain(one) for one in applying(lines, python, MACHINE)}
     wanted = f"torch=={torch}" if torch else tested["torch"]
     alone = pip(python, *place(into), "--no-deps", wanted)
-    needs = applying(alone["install"][0]["metadata"]["requires_dist"], python)
+    needs = applying(alone["install"][0]["metadata"]["requires_dist"], python, MACHINE)
     rest = [plain(one) for one in (*direct, *needs) if re.sub("[-_.]+", "-", one.name).lower() != "torch"]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.write("\n".join(tested.values()))

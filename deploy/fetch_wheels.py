@@ -3,47 +3,42 @@
 
     python3 deploy/fetch_wheels.py --python 3.11 --machine aarch64 wheels
 
-Runs on any machine with internet, Python 3.10 or newer and pip; the board may be of another kind. pip picks wheels for
-a foreign machine when told to, but judges conditions such as `python_version < "3.11"` by the machine it runs on; so
-here the conditions of pleat, of torch and of the tested versions are judged for the board, and pip sees plain names.
+Runs on any machine with internet, Python 3.10 or newer and pip; the board may be of another kind.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-from pip._vendor.packaging.requirements import Requirement
+from foreign_wheels import applying, for_target, pins, plain
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TORCH = {"aarch64": "2.9.1", "x86_64": "2.13.0"}
-NEWEST_GLIBC = {"3.10": 35, "3.11": 36, "3.12": 39, "3.13": 41}  # of the oldest system that ships this Python
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
 def main() -> int:
     asked = _arguments()
     folder: Path = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
-    board = {"python_version": asked.python, "python_full_version": f"{asked.python}.0", "sys_platform": "linux",
-             "platform_machine": asked.machine, "platform_system": "Linux", "os_name": "posix",
-             "implementation_name": "cpython", "platform_python_implementation": "CPython"}  # fmt: skip
-    tested = _for_board((CHECKOUT / "constraints.txt").read_text().splitlines(), board)
+    board = (asked.python, asked.machine)
+    tested = tested_on(*board)
     (folder / "constraints.txt").write_text("".join(f"{line}\n" for line in tested))
     for old in (*folder.glob("pleat-*.whl"), *folder.glob("torch-*.whl")):
         old.unlink()
     _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(CHECKOUT))
-    needs = [n for n in _needs(next(folder.glob("pleat-*.whl")), board) if Requirement(n).name != "torch"]
+    needs = needs_of(next(folder.glob("pleat-*.whl")), *board)
     if asked.torch != "none":
         torch, index = asked.torch, asked.torch_index
         if index is None and asked.machine == "x86_64":
             index = CPU_INDEX
         _download(asked, ["--no-deps", f"torch=={torch}", *(["--index-url", index] if index else [])])
-        needs += _needs(next(folder.glob("torch-*.whl")), board)
+        needs += needs_of(next(folder.glob("torch-*.whl")), *board)
     _download(asked, ["--constraint", str(folder / "constraints.txt"), *needs])
     sizes = [path.stat().st_size for path in folder.glob("*.whl")]
     print(f"{folder}: {len(sizes)} wheels, {sum(sizes) / 1e6:.0f} MB; copy it and deploy/ to the board, there type:")
@@ -54,9 +49,9 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--python", choices=sorted(NEWEST_GLIBC), required=True, help="the board's: python3 -V")
+    parser.add_argument("--python", choices=PYTHONS, required=True, help="the board's: python3 -V")
     parser.add_argument("--machine", choices=sorted(TORCH), required=True, help="the board's: uname -m")
-    parser.add_argument("--torch", help="version; none: the board has its own; default: %(default)s", default="")
+    parser.add_argument("--torch", help="version (2.9.1, x86_64: 2.13.0); none: the board has its own")
     parser.add_argument("--torch-index", metavar="URL", help=f"default: {CPU_INDEX} for x86_64, else the usual index")
     asked = parser.parse_args()
     asked.torch = asked.torch or TORCH[asked.machine]
@@ -65,28 +60,23 @@ def _arguments() -> argparse.Namespace:
     return asked
 
 
-def _for_board(lines: list[str], board: dict[str, str]) -> list[str]:
-    """The tested versions that hold for the board, without their conditions."""
-    found = [Requirement(line) for line in lines if re.match(r"[A-Za-z0-9]", line)]
-    held = [one for one in found if not one.name.startswith("torch")]  # which is chosen apart
-    return [f"{one.name}{one.specifier}" for one in held if one.marker is None or one.marker.evaluate(board)]
+def tested_on(python: str, machine: str) -> list[str]:
+    """The tested versions that hold on the board, but for torch, which is chosen apart."""
+    lines = pins((CHECKOUT / "constraints.txt").read_text())
+    return [plain(one) for one in applying(lines, python, machine) if not one.name.startswith("torch")]
 
 
-def _needs(wheel: Path, board: dict[str, str]) -> list[str]:
-    """What a wheel needs on the board; pleat's, what its client needs."""
+def needs_of(wheel: Path, python: str, machine: str) -> list[str]:
+    """What a wheel needs on the board, but for torch; pleat's, what its client needs."""
     with zipfile.ZipFile(wheel) as archive:
         name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         lines = archive.read(name).decode().splitlines()
-    found = [Requirement(line.partition(": ")[2]) for line in lines if line.startswith("Requires-Dist: ")]
-    wanted = {**board, "extra": "client"}
-    return [f"{one.name}{one.specifier}" for one in found if one.marker is None or one.marker.evaluate(wanted)]
+    needs = [line.partition(": ")[2] for line in lines if line.startswith("Requires-Dist: ")]
+    return [plain(one) for one in applying(needs, python, machine, "client") if one.name != "torch"]
 
 
 def _download(asked: argparse.Namespace, words: list[str]) -> None:
-    tags = [f"manylinux_2_{minor}_{asked.machine}" for minor in range(17, NEWEST_GLIBC[asked.python] + 1)]
-    platforms = [word for tag in ("any", f"manylinux2014_{asked.machine}", *tags) for word in ("--platform", tag)]
-    where = ["--only-binary=:all:", "--python-version", asked.python, "--dest", str(asked.folder)]
-    _pip("download", *where, *platforms, *words)
+    _pip("download", "--dest", str(asked.folder), *for_target(asked.python, asked.machine), *words)
 
 
 def _pip(*words: str) -> None:

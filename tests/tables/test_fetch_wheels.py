@@ -14,8 +14,9 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "fetch_wheels.py"
 
 
-@pytest.fixture(scope="module")
-def fetch() -> ModuleType:
+@pytest.fixture
+def fetch(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))  # as for a script that is run
     spec = importlib.util.spec_from_file_location("fetch_wheels", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -28,8 +29,7 @@ def fetch() -> ModuleType:
 def test_the_tested_versions_are_those_of_the_boards_python_and_torch_is_chosen_apart(
     fetch: ModuleType, python: str, numpy: str
 ) -> None:
-    lines = (SCRIPT.parent.parent / "constraints.txt").read_text().splitlines()
-    found = fetch._for_board(lines, {"python_version": python, "platform_machine": "aarch64"})
+    found = fetch.tested_on(python, "aarch64")
     assert [line for line in found if line.startswith("numpy")] == [numpy]
     assert [line for line in found if line.startswith("torch") or ";" in line] == []
     assert "zstandard==0.25.0" in found
@@ -37,12 +37,17 @@ def test_the_tested_versions_are_those_of_the_boards_python_and_torch_is_chosen_
 
 def test_a_wheels_needs_are_its_clients_on_the_board(fetch: ModuleType, tmp_path: Path) -> None:
     wheel = tmp_path / "pleat-0-py3-none-any.whl"
-    needs = ["numpy>=2", "tomli; python_version < '3.11'", "grpcio; extra == 'client'", "flwr; extra == 'server'"]
+    needs = [
+        "torch>=2.4",
+        "numpy>=2",
+        "tomli; python_version < '3.11'",
+        "grpcio; extra == 'client'",
+        "flwr; extra == 'server'",
+    ]
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("pleat-0.dist-info/METADATA", "".join(f"Requires-Dist: {need}\n" for need in needs))
-    board = {"python_version": "3.10", "platform_machine": "aarch64"}
-    assert fetch._needs(wheel, board) == ["numpy>=2", "tomli", "grpcio"]
-    assert fetch._needs(wheel, {**board, "python_version": "3.12"}) == ["numpy>=2", "grpcio"]
+    assert fetch.needs_of(wheel, "3.10", "aarch64") == ["numpy>=2", "tomli", "grpcio"]
+    assert fetch.needs_of(wheel, "3.12", "aarch64") == ["numpy>=2", "grpcio"]
 
 
 def test_torch_2_10_0_is_not_fetched(tmp_path: Path) -> None:
