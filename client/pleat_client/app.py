@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pleat_client import lock, status, thrift
@@ -16,10 +17,12 @@ from pleat_client.config import Config
 from pleat_client.daemon import Daemon
 from pleat_client.link import Link
 from pleat_client.notify import READY, STOPPING, Notifier
-from pleat_client.probe import board
+from pleat_client.probe import board, cgroup
+from pleat_client.probe.files import ROOT
 from pleat_client.store import Store
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
+GROUP_SHARE = 31 / 32  # of a container's or unit's limit that daemon and trainer may hold; the rest is the kernel's own
 _EXITS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: 0}
 _Result = TypeVar("_Result")
 log = logging.getLogger("pleat")
@@ -38,12 +41,18 @@ def trainer(config: Config) -> Trainer:
     threads = str(config.threads or board.threads())
     return Trainer(
         [*command, "--holdout", str(config.holdout), "--accelerator", config.accelerator],
-        Limits(config.memory, config.idle),
+        limits(config),
         {
             "OMP_NUM_THREADS": threads,  # else OpenMP starts a thread for every core that a container only shows
             "MALLOC_ARENA_MAX": "1",  # a heap for every thread keeps up to 30 MB more
         },
     )
+
+
+def limits(config: Config, root: Path = ROOT) -> Limits:
+    """What daemon and trainer may hold: the owner's budget, and most of what a container or unit allows."""
+    group = cgroup.memory_limit(root)
+    return Limits(config.memory, config.idle, None if group is None else int(GROUP_SHARE * group))
 
 
 async def _serve(config: Config, manager: Notifier) -> int:
@@ -53,7 +62,8 @@ async def _serve(config: Config, manager: Notifier) -> int:
     store, child = Store(config.state), trainer(config)
     secret, daemon = store.identity(), Daemon(config, store, child)
     daemon.on_status = lambda said: manager.say(f"STATUS={status.words(said)}")
-    _advise()
+    if warning := advice(config):
+        log.warning(warning)
     alive = asyncio.ensure_future(manager.keep_alive())
     try:
         profile = await _until(stopped, daemon.profile())
@@ -115,9 +125,12 @@ def _listen(stopped: asyncio.Future[int]) -> None:
         loop.add_signal_handler(number, stop, code)
 
 
-def _advise() -> None:
-    if board.memory_groups_off():
-        log.info(
-            "memory limits of systemd and Docker do nothing here: the firmware switches them off; --memory is still "
-            "kept. To have them, append 'cgroup_enable=memory cgroup_memory=1' to /boot/firmware/cmdline.txt and reboot"
-        )
+def advice(config: Config, root: Path = ROOT) -> str:
+    """One line for a kernel that drops the memory limits of containers and units without a word; "" for another."""
+    if not board.memory_groups_off(root):
+        return ""
+    kept = "--memory is still kept" if config.memory is not None else "give --memory, which pleat keeps itself"
+    return (
+        f"memory limits of systemd and Docker do nothing here: the kernel has memory groups switched off; {kept}. "
+        f"To have them, {board.switch_groups_on(root)} and reboot"
+    )

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,10 +41,13 @@ class Died:
 
 @dataclass(frozen=True)
 class Limits:
-    """`memory_bytes`: of this process and the child together, None = none; `idle_s`: see the module."""
+    """Of this process and the child together, None = none. `memory_bytes`: the owner's budget for what is resident;
+    `group_bytes`: what a container or unit leaves them, in which pages of files do not count, for the kernel can drop
+    those; `idle_s`: see the module."""
 
     memory_bytes: int | None = None
     idle_s: float = 30.0
+    group_bytes: int | None = None
 
 
 @dataclass
@@ -54,6 +57,7 @@ class _Running:
     process: asyncio.subprocess.Process
     ready: pipe.Ready
     killed_for: str = ""  # why we killed it, if we did
+    outgrown: bool = False  # we killed it for its memory
     cancelled: str = ""  # the order that is to stop
     busy: bool = False
     highest: int = 0  # bytes seen while at this order, of this process and the child
@@ -192,17 +196,18 @@ class Trainer:
         return _verdict(running, await _reap(process))
 
     async def _guard(self, running: _Running) -> None:
-        """Watch what this process and the child hold, and kill the child when that outgrows the owner's budget: on a Pi
-        nobody else would."""
-        budget = self.limits.memory_bytes
+        """Watch what this process and the child hold, and kill the child when that outgrows the limit: on a Pi nobody
+        else would, and in a container the kernel would choose whom to kill."""
+        pids = (None, running.process.pid)
         while True:
-            sizes = [memory.rss_bytes(pid, self.root) for pid in (None, running.process.pid)]
-            used = sum(size for size in sizes if size is not None)
+            used = _sum(memory.rss_bytes(pid, self.root) for pid in pids)
             running.highest = max(used, running.highest)
-            if budget is not None and used > budget:
-                running.killed_for = (
-                    f"used {used / 2**20:.0f} MiB of the memory budget of {budget / 2**20:.0f} MiB and was stopped"
-                )
+            over = _over(used, self.limits.memory_bytes, "the memory budget")
+            if not over and self.limits.group_bytes is not None:
+                own = _sum(memory.own_bytes(pid, self.root) for pid in pids)
+                over = _over(own, self.limits.group_bytes, "this container's or unit's memory")
+            if over:
+                running.outgrown, running.killed_for = True, over
                 _kill(running.process)
                 return
             await asyncio.sleep(WATCH_S)
@@ -223,6 +228,17 @@ class Trainer:
             self._leaving = None
 
 
+def _over(used: int, limit: int | None, whose: str) -> str:
+    """What to say of a child that holds more than `limit`; "" of another."""
+    if limit is None or used <= limit:
+        return ""
+    return f"used {used / 2**20:.0f} MiB of {whose} of {limit / 2**20:.0f} MiB and was stopped"
+
+
+def _sum(sizes: Iterable[int | None]) -> int:
+    return sum(size for size in sizes if size is not None)
+
+
 def _tell_cancelled(running: _Running) -> None:
     if running.process.stdin is not None:
         with contextlib.suppress(ConnectionError):
@@ -234,7 +250,7 @@ def _verdict(running: _Running, code: int | None) -> Died:
     if running.cancelled:
         return Died("cancelled", False, peak)
     if running.killed_for:
-        return Died(f"the trainer {running.killed_for}", "memory budget" in running.killed_for, peak)
+        return Died(f"the trainer {running.killed_for}", running.outgrown, peak)
     if code in wheels.KERNEL_KILLED:
         return Died("the trainer was killed by the kernel, most likely for want of memory (signal 9)", True, peak)
     return Died(f"the trainer ended: {wheels.ending(code)}", False, peak)

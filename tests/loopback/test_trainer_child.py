@@ -133,6 +133,23 @@ def test_a_child_over_the_memory_budget_is_stopped_with_the_numbers() -> None:
     assert isinstance(run(one(trainer(modest, Limits(memory_bytes=4000 * MIB)))), pipe.Staged)
 
 
+def test_a_containers_limit_kills_too_and_pages_of_files_do_not_count(tmp_path: Path) -> None:
+    limits = Limits(group_bytes=300 * MIB)
+    hungry = f"hear(); b = bytearray({400 * MIB}); b[::4096] = b'x' * len(b[::4096]); time.sleep(60)"
+    answer = run(one(trainer(hungry, limits)))
+    assert isinstance(answer, Died)
+    assert answer.killed
+    assert "of this container's or unit's memory of 300 MiB" in answer.reason
+    big = tmp_path / "libraries"
+    with big.open("wb") as file:
+        file.truncate(400 * MIB)
+    mapped = f"import mmap; f = open({str(big)!r}); m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)\n"
+    reads = mapped + f"hear(); sum(m[i] for i in range(0, {400 * MIB}, 4096)); time.sleep({3 * child.WATCH_S})\n"
+    answer = run(one(trainer(reads + STAGED + "hear()", limits)))
+    assert isinstance(answer, pipe.Staged), "resident are 400 MiB, but the kernel could drop them"
+    assert isinstance(run(one(trainer(reads + STAGED + "hear()", Limits(memory_bytes=300 * MIB)))), Died)
+
+
 def test_a_child_without_orders_leaves_by_itself() -> None:
     async def idle() -> tuple[int | None, int | None]:
         child_ = trainer("hear()\n" + STAGED + "hear()", Limits(idle_s=0.0))

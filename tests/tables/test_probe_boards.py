@@ -138,6 +138,34 @@ def test_pi_os_switches_memory_limits_off_unless_told_otherwise(tmp_path: Path) 
     assert not board.memory_groups_off(pi5(tmp_path / "5"))
 
 
+HEADER = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t1\t4\t1\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "off"),
+    [
+        ({"proc/cgroups": HEADER + "memory\t0\t90\t0\n"}, True),
+        ({"proc/cgroups": HEADER + "memory\t4\t28\t1\n"}, False),
+        # a kernel that did not heed its command line, in either direction
+        ({"proc/cgroups": HEADER + "memory\t0\t90\t0\n", "proc/cmdline": "cgroup_enable=memory"}, True),
+        ({"proc/cgroups": HEADER + "memory\t4\t28\t1\n", "proc/cmdline": "cgroup_disable=memory"}, False),
+        # version two alone: no line in /proc/cgroups
+        ({"proc/cgroups": HEADER, "sys/fs/cgroup/cgroup.controllers": "cpuset cpu io pids\n"}, True),
+        ({"proc/cgroups": HEADER, "sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory pids\n"}, False),
+        ({}, False),
+    ],
+)
+def test_the_kernels_own_list_says_whether_memory_limits_hold(tmp_path: Path, told: dict[str, str], off: bool) -> None:
+    assert board.memory_groups_off(put(tmp_path, told)) is off
+
+
+def test_a_container_of_a_large_machine_is_not_small_and_a_small_board_is(tmp_path: Path) -> None:
+    held = cgroup_v1(tmp_path / "container")  # 128 MiB of a machine with 8 GiB
+    assert board.board(held).memory_bytes == 128 * MIB
+    assert not board.board(held).small
+    assert board.board(put(tmp_path / "zero", meminfo(440_000, 300_000))).small
+
+
 def test_a_container_of_version_one_is_found_at_the_mount_when_its_path_is_hidden(tmp_path: Path) -> None:
     cgroup_v1(tmp_path)
     assert cgroup.memory_limit(tmp_path) == 128 * MIB

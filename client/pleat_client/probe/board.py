@@ -9,14 +9,17 @@ from pathlib import Path
 
 from pleat_client.probe import cgroup
 from pleat_client.probe.files import ROOT, matching, number, table, text
-from pleat_client.probe.memory import total_bytes
+from pleat_client.probe.memory import installed_bytes, total_bytes
 
-SMALL_BYTES = 1 << 30  # boards up to this give the trainer's memory back after every order
+SMALL_BYTES = 1 << 30  # machines up to this get the trainer's memory back after every order
 
 
 @dataclass(frozen=True)
 class Board:
-    """`kind`: "pi", "jetson" or "" ; `cores`: after affinity and container quotas; unknown is "" or None."""
+    """`kind`: "pi", "jetson" or "" ; `cores`: after affinity and container quotas; unknown is "" or None.
+
+    `memory_bytes`: what this process could ever use; `installed_bytes`: what the machine has.
+    """
 
     model: str
     kind: str
@@ -25,10 +28,13 @@ class Board:
     accelerator: str
     cores: float | None
     memory_bytes: int | None
+    installed_bytes: int | None
 
     @property
     def small(self) -> bool:
-        return self.memory_bytes is not None and self.memory_bytes <= SMALL_BYTES
+        """Do others on this machine miss what an idle trainer holds? A container's limit is its own, and used by nobody
+        else: giving it back would only cost the seconds of starting torch again."""
+        return self.installed_bytes is not None and self.installed_bytes <= SMALL_BYTES
 
 
 def board(root: Path = ROOT, machine: str | None = None, affinity: int | None = None) -> Board:
@@ -43,6 +49,7 @@ def board(root: Path = ROOT, machine: str | None = None, affinity: int | None = 
         accelerator=_accelerator(root, kind, name),
         cores=cores(root, affinity),
         memory_bytes=total_bytes(root),
+        installed_bytes=installed_bytes(root),
     )
 
 
@@ -78,9 +85,23 @@ def load(root: Path = ROOT) -> float | None:
 
 
 def memory_groups_off(root: Path = ROOT) -> bool:
-    """Did the firmware switch memory limits off (the default of Pi OS)? Then nobody but pleat enforces a budget."""
+    """Are memory limits switched off (the default of Pi OS)? Then nobody but pleat enforces a budget.
+
+    The kernel's own list decides; the command line, which some kernels do not heed, only where there is no list.
+    """
+    enabled = cgroup.memory_enabled(root)
+    if enabled is not None:
+        return not enabled
     words = (text(root / "proc/cmdline") or "").split()
     return "cgroup_disable=memory" in words and "cgroup_enable=memory" not in words
+
+
+def switch_groups_on(root: Path = ROOT) -> str:
+    """What to do where `memory_groups_off`, as the middle of a sentence."""
+    added = "'cgroup_enable=memory cgroup_memory=1'"
+    if "raspberry pi" in model(root).lower():
+        return f"append {added} to the one line of /boot/firmware/cmdline.txt"
+    return f"append {added} to the kernel's command line (GRUB_CMDLINE_LINUX in /etc/default/grub, then update-grub)"
 
 
 def _is_jetson(root: Path, name: str) -> bool:

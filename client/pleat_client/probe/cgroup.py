@@ -17,7 +17,11 @@ _UNLIMITED = 1 << 60  # v1 writes "no limit" as 2**63 less one page
 
 @dataclass(frozen=True)
 class MemoryGroup:
-    """`limit`: bytes; `used`: bytes charged to the group, less inactive file cache, which can be dropped at once."""
+    """`limit`: bytes; `used`: bytes charged to the group, less its cache of files, which can be dropped.
+
+    Active cache counts as droppable too, as in the kernel's MemAvailable: it is mostly the libraries of torch, charged
+    to whichever container read them first.
+    """
 
     limit: int
     used: int | None
@@ -93,19 +97,20 @@ def _v2_memory(folder: Path) -> MemoryGroup | None:
     limit = number(folder / "memory.max")  # the word "max" is no number: no limit
     if limit is None:
         return None
-    return MemoryGroup(limit, _used(number(folder / "memory.current"), folder, "inactive_file"))
+    return MemoryGroup(limit, _used(number(folder / "memory.current"), folder, ""))
 
 
 def _v1_memory(folder: Path) -> MemoryGroup | None:
     limit = number(folder / "memory.limit_in_bytes")
     if limit is None or limit >= _UNLIMITED:
         return None
-    return MemoryGroup(limit, _used(number(folder / "memory.usage_in_bytes"), folder, "total_inactive_file"))
+    return MemoryGroup(limit, _used(number(folder / "memory.usage_in_bytes"), folder, "total_"))
 
 
-def _used(charged: int | None, folder: Path, droppable: str) -> int | None:
-    cache = table(folder / "memory.stat").get(droppable, "")
-    return None if charged is None else max(0, charged - (int(cache) if cache.isdecimal() else 0))
+def _used(charged: int | None, folder: Path, prefix: str) -> int | None:
+    stat = table(folder / "memory.stat")
+    caches = (stat.get(f"{prefix}{kind}_file", "") for kind in ("inactive", "active"))
+    return None if charged is None else max(0, charged - sum(int(c) for c in caches if c.isdecimal()))
 
 
 def _v2_quota(folder: Path) -> float | None:

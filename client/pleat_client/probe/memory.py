@@ -22,6 +22,13 @@ def rss_bytes(pid: int | None = None, root: Path = ROOT) -> int | None:
     return _kilobytes(_process(root, pid) / "status", "VmRSS")
 
 
+def own_bytes(pid: int | None = None, root: Path = ROOT) -> int | None:
+    """Resident memory of a process that the kernel cannot drop: all but pages of files, such as libraries."""
+    status = _process(root, pid) / "status"
+    resident, files = _kilobytes(status, "VmRSS"), _kilobytes(status, "RssFile")
+    return None if resident is None else resident - (files or 0)
+
+
 def peak_bytes(pid: int | None = None, root: Path = ROOT) -> int | None:
     """Highest resident memory of a process since it began, or since the last `reset_peak`."""
     return _kilobytes(_process(root, pid) / "status", "VmHWM")
@@ -37,9 +44,14 @@ def reset_peak(pid: int | None = None, root: Path = ROOT) -> bool:
     return True
 
 
+def installed_bytes(root: Path = ROOT) -> int | None:
+    """The machine's memory, whatever this process may have of it."""
+    return _kilobytes(root / "proc/meminfo", "MemTotal")
+
+
 def total_bytes(root: Path = ROOT) -> int | None:
     """What this process could ever use: the machine's memory, or less where a cgroup says so."""
-    known = (_kilobytes(root / "proc/meminfo", "MemTotal"), cgroup.memory_limit(root))
+    known = (installed_bytes(root), cgroup.memory_limit(root))
     return min((value for value in known if value is not None), default=None)
 
 
