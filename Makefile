@@ -15,7 +15,7 @@ VENV310 := $(VENV)-3.10
 # what a device needs but torch, and what its tests need
 DEVICE := numpy zstandard msgspec tomli grpcio protobuf psutil typer pytest pytest-timeout hypothesis scipy
 
-.PHONY: help demo test test-device check-arm64 check-install lint bench clean
+.PHONY: help demo test test-device check-arm64 check-install check-compose lint bench clean
 
 help:
 	@echo 'make demo            one server and four device daemons on this machine: 30 rounds on handwritten digits'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-device     the tests of common and client that need no torch, on Python 3.10 (PYTHON310=...)'
 	@echo 'make check-arm64     wheels, daemon and doctor on emulated 64-bit Arm (root; 15 minutes)'
 	@echo 'make check-install   deploy/install-client.sh in a clean Debian root, booted (root; 10 minutes)'
+	@echo 'make check-compose   deploy/compose.yaml in a real engine: the job, limits, kills, --scale (root; 10 minutes)'
 	@echo 'make lint            ruff and mypy alone'
 	@echo 'make bench           every benchmark, one JSON file each in build/bench (BENCH=codec for one of them)'
 	@echo 'make clean           remove what the above made, but for $(VENV) and runs/'
@@ -40,6 +41,9 @@ test-device: $(VENV310)/.device
 
 check-arm64: $(VENV)/.demo
 	PYTHON=$(BIN)/python deploy/check-arm64.sh $(ARGS)
+
+check-compose: | $(BIN)/python
+	PYTHON=$(BIN)/python PIP_ARGS='$(PIP_ARGS)' deploy/check-compose.sh
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
