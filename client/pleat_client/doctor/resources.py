@@ -30,7 +30,7 @@ def groups(case: Case) -> Finding:
     if on:
         return Finding("memory cgroup", Mark.OK, "on: limits of systemd and Docker hold")
     says = "off: limits of systemd (MemoryMax) and Docker (mem_limit) are ignored; pleat's own --memory still holds"
-    if board.memory_groups_off(case.root):
+    if board.is_pi(case.root):
         append = f"sudo sed -i '1 s/$/ cgroup_enable=memory cgroup_memory=1/' {_BOOT_LINE} && sudo reboot"
         return Finding("memory cgroup", Mark.WARN, says, append)
     return Finding("memory cgroup", Mark.WARN, says, 'say memory = "300MiB" in /etc/pleat/client.toml')

@@ -40,7 +40,7 @@ class Board:
 def board(root: Path = ROOT, machine: str | None = None, affinity: int | None = None) -> Board:
     """`machine` and `affinity` (cores this process may run on) are asked from the running system when not given."""
     name = model(root)
-    kind = "pi" if "raspberry pi" in name.lower() else "jetson" if _is_jetson(root, name) else ""
+    kind = "pi" if is_pi(root) else "jetson" if _is_jetson(root, name) else ""
     return Board(
         model=name,
         kind=kind,
@@ -60,6 +60,10 @@ def model(root: Path = ROOT) -> str:
         if found:
             return found
     return ""
+
+
+def is_pi(root: Path = ROOT) -> bool:
+    return "raspberry pi" in model(root).lower()
 
 
 def cores(root: Path = ROOT, affinity: int | None = None) -> float | None:
@@ -99,7 +103,7 @@ def memory_groups_off(root: Path = ROOT) -> bool:
 def switch_groups_on(root: Path = ROOT) -> str:
     """What to do where `memory_groups_off`, as the middle of a sentence."""
     added = "'cgroup_enable=memory cgroup_memory=1'"
-    if "raspberry pi" in model(root).lower():
+    if is_pi(root):
         return f"append {added} to the one line of /boot/firmware/cmdline.txt"
     return f"append {added} to the kernel's command line (GRUB_CMDLINE_LINUX in /etc/default/grub, then update-grub)"
 
