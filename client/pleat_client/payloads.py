@@ -10,13 +10,13 @@ from dataclasses import replace
 
 from pleat.codec.coding import build as coding
 from pleat.codec.coding import uses_base
-from pleat.codec.feedback import feedback
+from pleat.codec.feedback import fed_back
 from pleat.codec.transform import Context
 from pleat.elastic.selection import Selection, embed, extract
 from pleat.errors import Refused, RemoteError
 from pleat.exchange.order import NEEDS_FULL, Order, Payload, Return
 from pleat.modelmap import ModelMap
-from pleat.params import Params, Update, dense, subtract
+from pleat.params import Params, dense, subtract
 from pleat_client.state import DeviceState, returned
 
 LOSSLESS = ("raw",)  # codings that leave no error to feed back
@@ -79,10 +79,8 @@ def give(
 
 
 def _with_feedback(text: str, update: Params, state: DeviceState, context: Context) -> tuple[bytes, DeviceState]:
-    transform = feedback(coding(text))
-    frame, residual = transform.encode(update, state.residual, context)
-    sent: Update = embed(context.model, context.selection, transform.decode(frame, context))
-    return frame, replace(state, residual=residual, sent=sent)
+    frame, sent, residual = fed_back(coding(text), update, state.residual, context)
+    return frame, replace(state, residual=residual, sent=embed(context.model, context.selection, sent))
 
 
 def give_back(order: Order, before: DeviceState, after: DeviceState, data: bytes = b"") -> DeviceState:

@@ -2,12 +2,13 @@
 
     identity                      32 random bytes made at the first start, readable by the owner alone
     runs/RUN/7-2.acked            the state after round 7's order (rank 2), whose report the server has
-    runs/RUN/8-2.staged/          report, state: a report not yet answered and the state that follows it
+    runs/RUN/8-2.staged           a report not yet answered
+    runs/RUN/8-2.next             the state that follows it; without its report it counts for nothing
     runs/RUN/6-2.returned         the state of a report that came back; what it sent still has to join the residual
 
-A report and its state appear together, by one rename, before anything is sent; so a crash at any moment leaves either
-the order undone or a report that will be sent again. Answers are renames too. Damaged files are set aside, with a line
-in `notes`, and never used.
+A report is in place, after its state, before anything is sent; so a crash at any moment leaves either the order undone
+or a report that will be sent again. An answer renames the state, then removes the report. Damaged files are set aside,
+with a line in `notes`, and never used.
 """
 
 from __future__ import annotations
@@ -21,13 +22,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from pleat.disk import Content, failure, make_folder, read_versioned, set_aside, sync_folder, versioned, write_together
+from pleat.disk import (
+    TEMPORARY,
+    Content,
+    failure,
+    make_folder,
+    read_versioned,
+    set_aside,
+    sync_folder,
+    versioned,
+    write_together,
+)
 from pleat.errors import LocalError
 from pleat.exchange.order import OrderId
 
 VERSION = 1  # of the state files
+STALE_S = 60.0  # a temporary file of this age is nobody's
 KEPT_S = 14 * 86400.0  # a run unheard of for so long is forgotten
-_STAGED, _ACKED, _RETURNED = ".staged", ".acked", ".returned"
+_STAGED, _NEXT, _ACKED, _RETURNED = ".staged", ".next", ".acked", ".returned"
 
 
 @dataclass(frozen=True)
@@ -65,50 +77,47 @@ class Store:
 
         Without a state (a refusal, for one) the report stands alone. Raises LocalError when the disk will not take it.
         """
-        folder = self._place(order_id, _STAGED)
-        fresh = folder.with_name(f".{folder.name}")
-        files: list[tuple[Path, Content]] = [(fresh / "report", report)]
-        if state is not None:
-            files.append((fresh / "state", versioned(VERSION, state)))
+        place, state_file = self._place(order_id, _STAGED), self._place(order_id, _NEXT)
+        files: list[tuple[Path, Content]] = [(place, report)]
         try:
-            shutil.rmtree(fresh, ignore_errors=True)
-            make_folder(folder.parent)
-            fresh.mkdir()  # durable with the rename below
+            make_folder(place.parent)
+            if state is None:
+                state_file.unlink(missing_ok=True)
+            else:
+                files.insert(0, (state_file, versioned(VERSION, state)))
             write_together(files)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(fresh, folder)
-            sync_folder(folder.parent)
         except OSError as error:
-            raise failure(error, "report", folder, len(report) + len(state or b"")) from None
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-        return folder / "report"
+            raise failure(error, "report", place, len(report) + len(state or b"")) from None
+        return place
 
     def staged(self) -> list[tuple[OrderId, Path]]:
         """(order id, report's file) of every report not yet answered, of all runs, oldest first."""
-        return [(order_id, path / "report") for order_id, path in self._all(_STAGED) if (path / "report").is_file()]
+        return self._all(_STAGED)
 
     def commit(self, order_id: OrderId) -> None:
         """The report was acknowledged: the state that follows it holds. An unknown order changes nothing."""
-        folder = self._place(order_id, _STAGED)
-        if (folder / "state").exists():
-            os.replace(folder / "state", self._place(order_id, _ACKED))
+        if self._answered(order_id, _ACKED):
             self._keep_newest(order_id.run)
-        shutil.rmtree(folder, ignore_errors=True)
 
     def give_back(self, order_id: OrderId) -> None:
         """The report came back: what it sent joins the residual of the next order. An unknown order changes nothing."""
-        folder = self._place(order_id, _STAGED)
-        if (folder / "state").exists():
-            os.replace(folder / "state", self._place(order_id, _RETURNED))
-        shutil.rmtree(folder, ignore_errors=True)
+        self._answered(order_id, _RETURNED)
+
+    def _answered(self, order_id: OrderId, fate: str) -> bool:
+        """The fate of a staged report; whether a state follows from it."""
+        place, state = self._place(order_id, _STAGED), self._place(order_id, _NEXT)
+        follows = place.exists() and state.exists()
+        if follows:
+            os.replace(state, self._place(order_id, fate))
+        place.unlink(missing_ok=True)
+        return follows
 
     def past(self, run: str) -> list[Past]:
         """The states of a run that still matter, oldest first; damaged ones are set aside. See `state.recall`."""
         out = []
         for fate in (_ACKED, _STAGED, _RETURNED):
             for order_id, path in self._all(fate, run):
-                data = self._read(path / "state" if fate == _STAGED else path)
+                data = self._read(path.with_suffix(_NEXT) if fate == _STAGED else path)
                 if data is not None:
                     out.append(Past(order_id, fate[1:], data))
         return sorted(out, key=lambda p: p.order_id)
@@ -119,7 +128,15 @@ class Store:
             self._place(order_id, _RETURNED).unlink(missing_ok=True)
 
     def tidy(self, run: str) -> None:
-        """Forget runs other than `run` that were not touched for two weeks: cards are small and residuals are not."""
+        """Forget what a killed process left half-written, and runs other than `run` that were not touched for two
+        weeks: cards are small and residuals are not. For the process that stages states."""
+        present = self.root / "runs" / quote(run, safe="")
+        for stale in present.glob(f"*{_NEXT}"):
+            if not stale.with_suffix(_STAGED).exists():
+                stale.unlink(missing_ok=True)
+        for stale in present.glob(f".*{TEMPORARY}"):
+            if self._clock() - stale.stat().st_mtime > STALE_S:  # a younger one may be the daemon's
+                stale.unlink(missing_ok=True)
         for folder in sorted((self.root / "runs").glob("*")):
             if folder.name == quote(run, safe="") or not folder.is_dir():
                 continue

@@ -24,7 +24,7 @@ Content = Chunk | Iterable[Chunk]
 
 MAGIC = b"PLEATFIL"
 _HEAD = struct.Struct("<8sIQI")  # magic, version, payload length, CRC-32 of version, length and payload
-_TEMPORARY = ".tmp"
+TEMPORARY = ".tmp"
 _TOKEN = os.urandom(4).hex()  # tells this process's temporary files from those of a crashed one of the same pid
 _serial = itertools.count()
 
@@ -87,12 +87,12 @@ def temporary_beside(path: Path) -> Path:
 
 
 def _own_mark() -> str:
-    return f".{os.getpid()}-{_TOKEN}{_TEMPORARY}"
+    return f".{os.getpid()}-{_TOKEN}{TEMPORARY}"
 
 
 def clean(folder: Path) -> None:
     """Remove temporary files that a crashed process left in `folder`. Call when no other process writes there."""
-    for stale in folder.glob(f".*{_TEMPORARY}"):
+    for stale in folder.glob(f".*{TEMPORARY}"):
         if not stale.name.endswith(_own_mark()):
             with contextlib.suppress(OSError):
                 stale.unlink()

@@ -1,7 +1,7 @@
 """Disk work in the background: what must be durable soon, or gone some time, while the round goes on.
 
-Pieces of work run one after another, in the order they were begun; an error surfaces at the next `wait`, so nothing
-fails in silence.
+Pieces of work are taken up in the order they were begun; an error surfaces at the next `wait`, so nothing fails in
+silence.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from typing import Any
 
 
 class Background:
-    """A single background thread that is made when first needed."""
+    """`threads`: how many pieces of work may be under way at once; the threads are made when first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._begun: list[Future[Any]] = []
 
     def start(self, work: Callable[..., object], *arguments: object) -> Future[Any]:
-        """Have `work(*arguments)` done after what was begun before; returns what tells when it is."""
+        """Have `work(*arguments)` done; returns what tells when it is."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="pleat-background")
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="pleat-background")
         self._begun.append(self._pool.submit(work, *arguments))
         return self._begun[-1]
 

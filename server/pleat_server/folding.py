@@ -164,10 +164,12 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
             holdings[order.device] = Holding(order.payloads[0].version, order.selection)
         elif report.outcome is Outcome.REFUSED:
             holdings.pop(order.device, None)
+    needed = {holding.version for holding in holdings.values()}
     return replace(
         state,
         round=number,
         params=params,
+        published={v: patterns for v, patterns in state.published.items() if v in needed},
         velocity=velocity,
         average=_averaged(state.average, params, server.average),
         holdings=holdings,

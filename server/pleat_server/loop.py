@@ -61,7 +61,7 @@ class Loop:
     step: Callable[[str], None] = lambda name: None
     span_s: tuple[float, float] = (DEADLINE_LEAST_S, math.inf)  # the shortest and the longest deadline of a round
     deadlines: bool = True  # False where devices run one after another, and a deadline would measure this machine
-    _before_orders: Background = field(default_factory=Background)  # what must be durable before an order goes out
+    _before_orders: Background = field(default_factory=lambda: Background(2))  # checkpoint and plan: both durable first
     _some_time: Background = field(default_factory=Background)
     _said: dict[str, float] = field(default_factory=dict)
     _idle: dict[str, str] = field(default_factory=dict)

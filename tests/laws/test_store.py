@@ -19,7 +19,7 @@ from pleat.errors import LocalError
 from pleat.exchange.order import OrderId
 from pleat.params import Sparse
 from pleat_client.state import DeviceState, from_bytes, limited, recall, returned, to_bytes
-from pleat_client.store import KEPT_S, Store
+from pleat_client.store import KEPT_S, STALE_S, Store
 
 RUN = "run/1"  # a name that is no file name
 
@@ -134,6 +134,51 @@ def test_staged_reports_come_back_oldest_first_and_survive_a_restart(tmp_path: P
     for number in (10, 9, 2):
         store.stage(order(number), b"r")
     assert [order_id.round for order_id, _ in Store(tmp_path).staged()] == [2, 9, 10]
+
+
+def test_a_state_without_its_report_counts_for_nothing_and_is_swept_away(tmp_path: Path) -> None:
+    """As a crash between the two renames leaves it."""
+    store = Store(tmp_path)
+    make_update(store, 1, 1.0, 0.5)
+    (tmp_path / "runs/run%2F1/1-0.staged").unlink()
+    store.commit(order(1))
+    assert (store.past(RUN), store.staged()) == ([], [])
+    store.tidy(RUN)
+    assert not any(tmp_path.rglob("*.next"))
+
+
+def test_a_report_whose_answer_was_cut_short_is_sent_and_answered_again(tmp_path: Path) -> None:
+    """As a crash between the rename of the state and the end of the report leaves it."""
+    store = Store(tmp_path)
+    make_update(store, 1, 1.0, 0.5)
+    report = store.staged()[0][1]
+    data = report.read_bytes()
+    store.commit(order(1))
+    report.write_bytes(data)
+    before = store.past(RUN)
+    store.commit(order(1))
+    assert store.staged() == []
+    assert store.past(RUN) == before != []
+
+
+def test_a_refusal_takes_no_state_of_an_earlier_try_along(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    make_update(store, 1, 1.0, 0.5)
+    store.stage(order(1), b"refused")
+    store.commit(order(1))
+    assert store.past(RUN) == []
+
+
+def test_what_a_killed_process_left_half_written_is_swept_away_but_not_what_is_being_written(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    make_update(store, 1, 1.0, 0.5)
+    half = tmp_path / "runs/run%2F1/.2-0.next.0.123-ab.tmp"
+    half.write_bytes(b"x")
+    store.tidy(RUN)
+    assert half.exists()
+    Store(tmp_path, clock=lambda: half.stat().st_mtime + STALE_S + 1).tidy(RUN)
+    assert not half.exists()
+    assert len(store.past(RUN)) == 1
 
 
 def test_answers_for_unknown_orders_change_nothing(tmp_path: Path) -> None:

@@ -25,11 +25,18 @@ def feedback(inner: Transform) -> Transform:
     """
 
     def encode(value: Params, state: Params, ctx: Context) -> tuple[object, Params]:
-        whole = _plus(value, restrict(state, ctx))
-        coded, _ = inner.encode(whole, inner.init(ctx), ctx)
-        return coded, _replace(state, _less(whole, inner.decode(coded, ctx)), ctx)
+        coded, _, residual = fed_back(inner, value, state, ctx)
+        return coded, residual
 
     return Transform(lambda ctx: {}, encode, inner.decode)
+
+
+def fed_back(inner: Transform, value: Params, residual: Params, ctx: Context) -> tuple[Any, Update, Params]:
+    """What `feedback(inner)` encodes: the coded value, what it decodes to, and the next residual."""
+    whole = _plus(value, restrict(residual, ctx))
+    coded, _ = inner.encode(whole, inner.init(ctx), ctx)
+    sent: Update = inner.decode(coded, ctx)
+    return coded, sent, _replace(residual, _less(whole, sent), ctx)
 
 
 def restore(residual: Params, update: Update, ctx: Context) -> Params:
