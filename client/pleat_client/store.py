@@ -5,6 +5,7 @@
     runs/RUN/8-2.staged           a report not yet answered
     runs/RUN/8-2.next             the state that follows it; without its report it counts for nothing
     runs/RUN/6-2.returned         the state of a report that came back; what it sent still has to join the residual
+    runs/RUN/.spare.*             a report and a state of no more use, which the next ones are written over
 
 A report is in place, after its state, before anything is sent; so a crash at any moment leaves either the order undone
 or a report that will be sent again. An answer renames the state, then removes the report. Damaged files are set aside,
@@ -13,6 +14,7 @@ with a line in `notes`, and never used.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -85,7 +87,7 @@ class Store:
                 state_file.unlink(missing_ok=True)
             else:
                 files.insert(0, (state_file, versioned(VERSION, state)))
-            write_together(files)
+            write_together(files, over={path: path.with_name(f".spare{path.suffix}") for path, _ in files})
         except OSError as error:
             raise failure(error, "report", place, len(report) + len(state or b"")) from None
         return place
@@ -109,7 +111,8 @@ class Store:
         follows = place.exists() and state.exists()
         if follows:
             os.replace(state, self._place(order_id, fate))
-        place.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(place, self._spare(order_id, _STAGED))
         return follows
 
     def past(self, run: str) -> list[Past]:
@@ -146,11 +149,15 @@ class Store:
                 self.notes.append(f"forgot run {unquote(folder.name)}: not heard of for {KEPT_S / 86400:.0f} days")
 
     def _keep_newest(self, run: str) -> None:
-        for _, path in self._all(_ACKED, run)[:-1]:
-            path.unlink(missing_ok=True)
+        for order_id, path in self._all(_ACKED, run)[:-1]:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, self._spare(order_id, _NEXT))
 
     def _place(self, order_id: OrderId, fate: str) -> Path:
         return self.root / "runs" / quote(order_id.run, safe="") / f"{order_id.round}-{order_id.rank}{fate}"
+
+    def _spare(self, order_id: OrderId, fate: str) -> Path:
+        return self._place(order_id, fate).with_name(f".spare{fate}")
 
     def _all(self, fate: str, run: str | None = None) -> list[tuple[OrderId, Path]]:
         runs = self.root / "runs"

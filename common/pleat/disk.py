@@ -3,6 +3,9 @@
 A write goes to a temporary file in the same folder, is fsynced, renamed over the target, and the folder is fsynced.
 A disk that is full or refuses leaves the target as it was, no temporary file, and a `LocalError` that says what was
 being written, where, how much was needed and how much is free.
+
+What is written and dropped round after round may be written `over` a file that nobody needs any more: its blocks and
+pages are there, so this takes well under half the time of a fresh file.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pleat.errors import LocalError
@@ -103,8 +106,12 @@ def write_atomic(path: Path, content: Content, *, mode: int = 0o644) -> None:
     write_together([(path, content)], mode=mode)
 
 
-def write_together(files: Iterable[tuple[Path, Content]], *, mode: int = 0o644) -> None:
+def write_together(
+    files: Iterable[tuple[Path, Content]], *, mode: int = 0o644, over: Mapping[Path, Path] | None = None
+) -> None:
     """Several files of one folder, all fsynced before the first is renamed; renamed in the order given.
+
+    `over`: target -> a file beside it whose content nobody needs, to be used up for it, if it is there.
 
     A later file may depend on what was written of an earlier one: contents are consumed in order. Each replacement is
     atomic; a crash between two leaves the earlier new and the later old. Raises LocalError, with nothing replaced.
@@ -114,7 +121,7 @@ def write_together(files: Iterable[tuple[Path, Content]], *, mode: int = 0o644) 
         for path, content in files:
             temporary = temporary_beside(path)
             staged.append((temporary, path))
-            _write_temporary(temporary, path, content, mode)
+            _write_temporary(temporary, path, content, mode, (over or {}).get(path))
         for temporary, path in staged:
             os.replace(temporary, path)
         for folder in {path.parent for _, path in staged}:
@@ -128,18 +135,31 @@ def write_together(files: Iterable[tuple[Path, Content]], *, mode: int = 0o644) 
         raise
 
 
-def _write_temporary(temporary: Path, path: Path, content: Content, mode: int) -> None:
+def _write_temporary(temporary: Path, path: Path, content: Content, mode: int, over: Path | None) -> None:
     size = memoryview(content).nbytes if isinstance(content, bytes | bytearray | memoryview) else None
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        descriptor = open_temporary(temporary, mode, over)
         try:
             for piece in chunks_of(content):
                 write_all(descriptor, piece)
+            os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise failure(error, "file", path, size) from error
+
+
+def open_temporary(temporary: Path, mode: int = 0o644, over: Path | None = None) -> int:
+    """A descriptor to write and read `temporary` from its beginning: the file `over`, renamed, or a new one.
+
+    What stood in `over` still stands behind what is written: cut it off before the file counts. Raises OSError.
+    """
+    if over is not None:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(over, temporary)
+            return os.open(temporary, os.O_RDWR)
+    return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
 
 
 def write_versioned(path: Path, version: int, payload: bytes, *, mode: int = 0o644) -> None:

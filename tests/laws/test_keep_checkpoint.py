@@ -76,7 +76,7 @@ def test_any_safetensors_reader_opens_the_arrays(tmp_path):
 def test_the_last_three_are_kept(tmp_path):
     for number in range(1, 6):
         checkpoint.save(tmp_path, number, arrays_of(number), {"n": number})
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
+    assert sorted(p.name for p in tmp_path.glob("round-*")) == [
         f"round-{n:06d}.{kind}" for n in (3, 4, 5) for kind in ("json", "safetensors")
     ]
     assert checkpoint.load(tmp_path)[0] == 5
@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path, monkeypatch, 
     with pytest.raises(LocalError, match="disk full while writing file"):
         checkpoint.save(tmp_path, 2, arrays_of(2), {"n": 2})
     monkeypatch.undo()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["round-000001.json", "round-000001.safetensors"]
+    assert sorted(p.name for p in tmp_path.glob("round-*")) == ["round-000001.json", "round-000001.safetensors"]
     assert checkpoint.load(tmp_path)[0] == 1
 
 
@@ -354,3 +354,16 @@ def test_a_history_that_cannot_be_used_is_set_aside_and_made_anew(tmp_path, dama
     assert [r["name"] for r in history.rows()] == ["pi"]
     history.close()
     assert (tmp_path / "devices.sqlite.damaged").exists()
+
+
+def test_a_checkpoint_is_written_over_the_arrays_of_one_no_longer_kept(tmp_path):
+    """Also where those are longer: what stands behind is cut off, or its checksum would not hold."""
+    long = {"params": {"w": np.arange(10_000.0)}}
+    for number in range(1, 5):
+        checkpoint.save(tmp_path, number, long, {})
+    used = (tmp_path / ".spare").stat().st_ino
+    written = checkpoint.save(tmp_path, 5, arrays_of(), {})
+    assert written.with_suffix(".safetensors").stat().st_ino == used
+    number, arrays, _, notes = checkpoint.load(tmp_path)
+    assert (number, notes) == (5, [])
+    assert same(arrays, arrays_of())

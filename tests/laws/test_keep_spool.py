@@ -282,3 +282,31 @@ def test_reports_committed_at_once_share_one_sync_and_each_waits_for_one_that_co
     assert len(seen) == 2
     spool.sync(writers[0].order_id)
     assert len(seen) == 2
+
+
+def test_reports_are_written_over_those_of_a_dropped_round_whatever_their_length(tmp_path):
+    spool = Spool(tmp_path)
+    used = spooled(spool, FIRST, bytes(9000)).stat().st_ino
+    spool.drop("run", 1)
+    short = OrderId("run", 2, 0)
+    assert spooled(spool, short, b"short").stat().st_ino == used
+    assert spool.read(short) == b"short"
+    assert Spool(tmp_path).read(short) == b"short"
+
+
+def test_only_so_many_files_are_kept_to_be_written_over(tmp_path):
+    spool = Spool(tmp_path)
+    for rank in range(spool_module.SPARES + 3):
+        spooled(spool, OrderId("run", 1, rank), b"x")
+    spool.drop("run", 1)
+    assert len(files(tmp_path)) == spool_module.SPARES
+
+
+def test_files_kept_to_be_written_over_give_way_where_the_disk_is_full(tmp_path, monkeypatch):
+    spool = Spool(tmp_path, reserve=0)
+    spooled(spool, FIRST, bytes(1000))
+    spool.drop("run", 1)
+    room = iter((10, 2000))  # before and after
+    monkeypatch.setattr(spool_module, "free_bytes", lambda folder: next(room))
+    spool.writer(OrderId("run", 2, 0), 1500).abort()
+    assert files(tmp_path) == []

@@ -276,3 +276,16 @@ def test_a_residual_over_its_cap_forgets_its_smallest_entries() -> None:
     assert cut.residual["a"].tolist() == [5, 0, 0, 3]
     assert cut.residual["b"].tolist() == [-4, 0]
     assert all(not a.any() for a in limited(state, 0).residual.values())
+
+
+def test_a_state_and_a_report_are_written_over_older_ones_whatever_their_length(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number, size in ((1, 9000), (2, 9000), (3, 10)):
+        store.stage(order(number), bytes([number]) * size, bytes(size))
+        store.commit(order(number))
+    spare = {p.suffix: p.stat().st_ino for p in tmp_path.rglob(".spare*")}
+    last = store.stage(order(4), b"last", b"state")
+    assert {p.suffix: p.stat().st_ino for p in (last, last.with_suffix(".next"))} == spare
+    (past,) = [p for p in store.past(RUN) if p.order_id == order(4)]
+    assert past.state == b"state"
+    assert last.read_bytes() == b"last"

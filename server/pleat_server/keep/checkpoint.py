@@ -3,7 +3,8 @@
     round-000012.safetensors    all arrays, named GROUP/TENSOR (any safetensors reader opens it)
     round-000012.json           format, round, facts, and the CRC-32 of the arrays' file and of itself
 
-The JSON file is renamed into place last: a checkpoint exists exactly when it does. One whose bytes do not match is
+The JSON file is renamed into place last: a checkpoint exists exactly when it does. The arrays of one that is no longer
+kept are overwritten by the next (`.spare`). One whose bytes do not match is
 passed over in favour of the one before, with a note; it is left where it is.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -28,6 +30,7 @@ from pleat.errors import LocalError, UseError
 
 FORMAT = 1
 KEPT = 3
+_SPARE = ".spare"
 
 Arrays = Mapping[str, Mapping[str, NDArray[Any]]]
 
@@ -64,7 +67,7 @@ def save(folder: Path, round: int, arrays: Arrays, meta: Mapping[str, Any], swee
         }
         yield json.dumps({**body, "crc32": _of(body)}, indent=1).encode()
 
-    write_together([(tensors, counted()), (facts, described())])
+    write_together([(tensors, counted()), (facts, described())], over={tensors: folder / _SPARE})
     if sweep:
         forget(folder)
     return facts
@@ -167,8 +170,8 @@ def forget(folder: Path) -> None:
     """Keep the newest checkpoints; a crash in here leaves at worst an arrays' file that the next call removes."""
     clean(folder)
     kept = {f"round-{n:06d}" for n in _rounds(folder)[-KEPT:]}
-    for pattern in ("round-*.json", "round-*.safetensors"):
-        for path in folder.glob(pattern):
-            if path.stem not in kept:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+    with contextlib.suppress(OSError):
+        for path in (p for p in sorted(folder.glob("round-*.json")) if p.stem not in kept):
+            path.unlink()
+        for path in (p for p in sorted(folder.glob("round-*.safetensors")) if p.stem not in kept):
+            os.replace(path, folder / _SPARE)

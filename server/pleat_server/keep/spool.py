@@ -3,7 +3,7 @@
 A report is written under a temporary name as its chunks arrive; `commit` fsyncs it, renames it into place and fsyncs
 the folder, after which it survives any crash; those committed at once share the last step. Its size and CRC-32 are part
 of its name, so that `read` notices a damaged file. A report that is already there is kept: committing the same order
-again stores nothing. `drop` makes a round vanish at once.
+again stores nothing. `drop` makes a round vanish at once; some of its files are written over by the next (`.spare`).
 
     ROOT/RUN/ROUND/RANK.SIZE.CRC.report    and    ROOT/RUN/ROUND/plan
 """
@@ -15,26 +15,24 @@ import os
 import shutil
 import threading
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 from pleat.disk import (
-    Chunk,
     clean,
     failure,
     free_bytes,
     make_folder,
     read_versioned,
     sync_folder,
-    temporary_beside,
-    write_all,
     write_versioned,
 )
 from pleat.errors import LocalError, RemoteError
 from pleat.exchange.order import OrderId
+from pleat_server.keep.spool_writer import SpoolWriter
 
 RESERVE = 32 << 20  # bytes left free for checkpoint and journal
+SPARES = 8  # files kept to be overwritten
 _PLAN_VERSION, _DROPPED = 1, ".dropped"
 
 
@@ -49,7 +47,8 @@ class Spool:
         self._placed: dict[Path, int] = {}  # folder -> renames into it
         self._synced: dict[Path, int] = {}  # how many of them are durable
         self._syncing = threading.Lock()
-        make_folder(root)
+        self._spares = root / ".spare"
+        make_folder(self._spares)
         for run in (p for p in root.iterdir() if p.is_dir()):
             for folder in (p for p in run.iterdir() if p.is_dir()):
                 if folder.name.startswith(_DROPPED):
@@ -64,8 +63,10 @@ class Spool:
             raise RemoteError(f"report of order {order_id} announces {size} bytes; a report has at least one")
         folder = self._folder(order_id.run, order_id.round)
         with self._lock:
-            free = free_bytes(self.root)
             needed = size + self._announced + self._reserve
+            if needed > free_bytes(self.root):
+                shutil.rmtree(self._spares, ignore_errors=True)
+            free = free_bytes(self.root)
             if needed > free:
                 raise LocalError(
                     f"disk full: no room for the report of order {order_id} in {self.root}: {needed:,} bytes are "
@@ -152,7 +153,16 @@ class Spool:
             return
         except OSError as error:
             raise failure(error, "folder", folder) from error
+        with contextlib.suppress(OSError):
+            for number, path in zip(range(SPARES), sorted(aside.glob("[0-9]*.report")), strict=False):
+                os.replace(path, self._spares / f"{number}")
         shutil.rmtree(aside, ignore_errors=True)
+
+    def _spare(self) -> Path | None:
+        """A file that may be overwritten, if there is one."""
+        with contextlib.suppress(OSError):
+            return self._spares / min(os.listdir(self._spares), default="none")
+        return None
 
     def write_plan(self, run: str, round: int, plan: bytes) -> None:
         """Keep what was decided for a round, durably, before the first order goes out."""
@@ -184,112 +194,6 @@ class Spool:
         start = f"{order_id.rank:06d}."
         names = [n for n in self._names(order_id.run, order_id.round) if n.startswith(start)]
         return self._folder(order_id.run, order_id.round) / min(names) if names else None
-
-
-class SpoolWriter:
-    """One report on its way to disk: `write` chunks, `close`, look at it, then `commit` or `abort`.
-
-    `commit` in pieces, for whoever has other work meanwhile: `flush`, `place`, and the spool's `sync`.
-
-    One thread at a time. As a context manager it aborts on the way out unless it was committed.
-    """
-
-    def __init__(self, spool: Spool, order_id: OrderId, size: int, folder: Path) -> None:
-        self.order_id, self.size, self.written = order_id, size, 0
-        self._spool, self._folder = spool, folder
-        self._crc = 0
-        self._flushed = 0
-        self._over = False
-        self._named = folder / f"{order_id.rank:06d}.report"  # what messages call it
-        self.path = temporary_beside(self._named)  # where the bytes are until `commit`
-        try:
-            self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        except OSError as error:
-            raise failure(error, "report", self._named, size) from error
-
-    def write(self, chunk: Chunk) -> None:
-        """Append a chunk. Raises RemoteError past the announced size; then, as on LocalError, the writer is aborted."""
-        data = memoryview(chunk).cast("B")
-        if self.written + data.nbytes > self.size:
-            self.abort()
-            raise RemoteError(f"report of order {self.order_id} is longer than the {self.size:,} bytes it announced")
-        with self._guarded() as descriptor:
-            write_all(descriptor, data)
-        self._crc = zlib.crc32(data, self._crc)
-        self.written += data.nbytes
-        self._spool._release(data.nbytes)
-
-    def close(self) -> Path:
-        """No more chunks: returns the file, readable but not yet durable. Raises RemoteError if it fell short."""
-        if self.written != self.size:
-            self.abort()
-            raise RemoteError(
-                f"report of order {self.order_id} ended after {self.written:,} of the {self.size:,} bytes it announced"
-            )
-        return self.path
-
-    def data(self) -> bytes:
-        """Everything written, to be checked before `commit`."""
-        with self._guarded():
-            return self.path.read_bytes()
-
-    def flush(self) -> None:
-        """Have what was written reach the disk. May run in another thread beside `data`, and nothing else."""
-        with self._guarded() as descriptor:
-            os.fsync(descriptor)
-        self._flushed = self.written
-
-    def commit(self) -> Path:
-        """Make the report durable under its order id; returns its file. Raises as `close` does."""
-        target = self.place()
-        self._spool.sync(self.order_id)
-        return target
-
-    def place(self) -> Path:
-        """Give the report its name, its bytes being durable; the name is once the spool's `sync` returns."""
-        self.close()
-        target = self._folder / f"{self.order_id.rank:06d}.{self.size}.{self._crc:08x}.report"
-        if self._flushed != self.written:
-            self.flush()
-        with self._spool._lock:  # two streams may bring the same report: the first stays
-            there = self._spool._find(self.order_id)
-            if there is None:
-                with self._guarded():
-                    os.replace(self.path, target)
-                self._spool._placed[self._folder] = self._spool._placed.get(self._folder, 0) + 1
-        (self._end if there is None else self.abort)()
-        return there or target
-
-    def abort(self) -> None:
-        """Leave nothing behind. Safe to call twice, and after `commit`."""
-        if not self._over:
-            self._end()
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-
-    def __enter__(self) -> SpoolWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.abort()
-
-    def _end(self) -> None:
-        self._over = True
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        self._spool._release(self.size - self.written)
-
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[int]:
-        """The descriptor, with disk failures turned into one line after cleaning up."""
-        if self._descriptor is None:
-            raise LocalError(f"the spool's writer for order {self.order_id} is closed")
-        try:
-            yield self._descriptor
-        except OSError as error:
-            self.abort()
-            raise failure(error, "report", self._named, self.size) from error
 
 
 def _name(run: str) -> str:

@@ -20,7 +20,8 @@ from pleat.exchange.messages import Ack, Bye, Returned
 from pleat.exchange.order import OrderId
 from pleat.exchange.wire import order_id
 from pleat_server.carrier import Desk, Event, Rejected, Reported, Verdict
-from pleat_server.keep.spool import Spool, SpoolWriter
+from pleat_server.keep.spool import Spool
+from pleat_server.keep.spool_writer import SpoolWriter
 
 log = logging.getLogger("pleat.link")
 
