@@ -148,7 +148,7 @@ def _nonzero(values: NDArray[np.float32]) -> int:
     return int(np.count_nonzero(values != 0))  # five times as fast as counting floats
 
 
-def _pack(tensor: NDArray[np.float32] | Sparse) -> _Tensor:
+def _pack(tensor: NDArray[np.float32] | Sparse) -> tuple[tuple[int, ...], str, bytes | None, memoryview]:
     places: bytes | None = None
     if isinstance(tensor, Sparse):
         places, values = tensor.index.astype("<u4").tobytes(), tensor.values
@@ -159,8 +159,8 @@ def _pack(tensor: NDArray[np.float32] | Sparse) -> _Tensor:
             places, values = index.astype("<u4").tobytes(), values[index]
     pattern = np.ascontiguousarray(values, "<f4").view("<u4")
     if (pattern & 0xFFFF).any():
-        return tensor.shape, _FULL, places, pattern.tobytes()
-    return tensor.shape, _HALVES, places, (pattern >> 16).astype("<u2").tobytes()
+        return tensor.shape, _FULL, places, pattern.data
+    return tensor.shape, _HALVES, places, (pattern >> 16).astype("<u2").data
 
 
 def _unpack(packed: _Tensor) -> NDArray[np.float32] | Sparse:

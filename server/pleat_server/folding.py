@@ -20,7 +20,7 @@ from pleat.exchange.order import Order, OrderId
 from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
 from pleat.modelmap import Axis, ModelMap
-from pleat.params import Params
+from pleat.params import Array, Params
 from pleat.recipes.recipe import Recipe
 from pleat_server.desk import decode_payload
 from pleat_server.plan.value.cosine import Contribution, data_values, mixed, values_within
@@ -153,7 +153,7 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
     server, velocity, moved = setup.recipe.server, None, folded.step
     if server.momentum:
         old = state.velocity or {}
-        velocity = {n: s + np.float32(server.momentum) * old[n] if n in old else s for n, s in moved.items()}
+        velocity = {n: _scaled_sum(server.momentum, old[n], 1.0, s) if n in old else s for n, s in moved.items()}
         moved = velocity
     params = {
         n: a + (moved[n] if server.rate == 1 else np.float32(server.rate) * moved[n]) for n, a in state.params.items()
@@ -183,5 +183,11 @@ def _averaged(average: Params | None, params: Params, decay: float) -> Params | 
         return None
     if average is None:
         return params
-    keep, take = np.float32(decay), np.float32(1 - decay)
-    return {n: keep * average[n] + take * a for n, a in params.items()}
+    return {n: _scaled_sum(decay, average[n], 1 - decay, a) for n, a in params.items()}
+
+
+def _scaled_sum(left: float, a: Array, right: float, b: Array) -> Array:
+    """left a + right b in float32, with one array beside the result at most."""
+    out: Array = np.float32(left) * a
+    out += b if right == 1 else np.float32(right) * b
+    return out
