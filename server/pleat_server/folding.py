@@ -8,6 +8,7 @@ the same bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -20,7 +21,7 @@ from pleat.exchange.order import Order, OrderId
 from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
 from pleat.modelmap import Axis, ModelMap
-from pleat.params import Array, Params
+from pleat.params import Array, Params, Sparse, Update
 from pleat.recipes.recipe import Recipe
 from pleat_server.desk import decode_payload
 from pleat_server.plan.value.cosine import Contribution, data_values, mixed, values_within
@@ -53,7 +54,7 @@ class Folding:
     """
 
     def __init__(self, setup: Setup, asked: Iterable[Order], read: Read) -> None:
-        self._setup, self._read = setup, read
+        self._setup, self._updates = setup, _Updates(setup, read)
         self._asked = sorted(asked, key=lambda o: o.id)
         self._total = Fold(setup.model)
         self._next = 0  # place of the first order of which nothing is folded
@@ -72,27 +73,64 @@ class Folding:
             if order.id in here:
                 self._add(order)
         self._next = len(self._asked)
-        values = _values(self._setup, self._total, self._accepted, self._read) if len(self._accepted) > 1 else {}
+        values = _values(self._setup, self._total, self._accepted, self._updates) if len(self._accepted) > 1 else {}
         step = _step(self._setup, state, self._total) if self._accepted else None
         return Folded(step, values, tuple(self._accepted), tuple(self._empty))
 
     def _add(self, order: Order) -> None:
-        report = _fold_one(self._setup, self._total, order, self._read)
+        report = self._folded(order)
         (self._accepted if report.outcome is Outcome.DONE else self._empty).append((order, report))
+
+    def _folded(self, order: Order) -> Report:
+        """One report into the fold; a function of its own so that no two large updates are in memory at once."""
+        report, update = self._updates.first(order)
+        if update is not None:
+            weight, rows = weight_of(self._setup.recipe, report), counted_rows(self._setup, report)
+            self._total.add(update, order.selection, weight, rows)
+        return report
+
+
+class _Updates:
+    """The round's updates, each looked at twice: folded, then valued. Sparse ones, a fraction of a model each, wait in
+    memory for the second look, as many as one model's room holds; the others are read and decoded again."""
+
+    def __init__(self, setup: Setup, read: Read) -> None:
+        self._setup, self._read = setup, read
+        self._room = 4 * sum(math.prod(t.shape) for t in setup.model.tensors)  # bytes
+        self._kept: dict[OrderId, Update] = {}
+
+    def first(self, order: Order) -> tuple[Report, Update | None]:
+        """The report without its payloads, and its update if it carries one."""
+        report = report_from_bytes(self._read(order.id))
+        light = replace(report, payloads=())
+        if report.outcome is not Outcome.DONE:
+            return light, None
+        update = self._decoded(order, report)
+        size = _sparse_bytes(update)
+        if size is not None and size <= self._room:
+            self._room -= size
+            self._kept[order.id] = update
+        return light, update
+
+    def again(self, order: Order) -> Update:
+        if order.id in self._kept:
+            return self._kept[order.id]
+        return self._decoded(order, report_from_bytes(self._read(order.id, check=False)))
+
+    def _decoded(self, order: Order, report: Report) -> Update:
+        return decode_payload(self._setup.model, order, report.payloads[0], checked=True)
+
+
+def _sparse_bytes(update: Update) -> int | None:
+    """Bytes of an update whose matrices are sparse; None for others."""
+    dense = any(not isinstance(t, Sparse) and t.ndim > 1 for t in update.values())
+    parts = (t.index.nbytes + t.values.nbytes if isinstance(t, Sparse) else t.nbytes for t in update.values())
+    return None if dense else sum(parts)
 
 
 def fold(setup: Setup, state: State, asked: Iterable[Order], read: Read, ids: Iterable[OrderId]) -> Folded:
     """Fold the reports `ids` all at once."""
     return Folding(setup, asked, read).close(state, set(ids))
-
-
-def _fold_one(setup: Setup, total: Fold, order: Order, read: Read) -> Report:
-    """One report into the fold; a function of its own so that no two reports are in memory at once."""
-    report = report_from_bytes(read(order.id))
-    if report.outcome is Outcome.DONE:
-        update = decode_payload(setup.model, order, report.payloads[0], checked=True)
-        total.add(update, order.selection, weight_of(setup.recipe, report), counted_rows(setup, report))
-    return replace(report, payloads=())
 
 
 def _step(setup: Setup, state: State, total: Fold) -> Params:
@@ -118,27 +156,22 @@ def _is_logits(model: ModelMap, axis: Axis) -> bool:
     return len(axis) == 1 and axis[0].group == "logits"
 
 
-def _values(setup: Setup, total: Fold, accepted: list[tuple[Order, Report]], read: Read) -> dict[str, float]:
+def _values(setup: Setup, total: Fold, accepted: list[tuple[Order, Report]], updates: _Updates) -> dict[str, float]:
     """Data value of each accepted update: its cosine to the aggregate of the others, mixed with its size.
 
-    The reports are read once more, one at a time; the fold has their sum already, unless it left rows of them out.
+    The updates are looked at once more, one at a time; the fold has their sum already, unless it left rows of them out.
     """
     samples = {order.device: report.samples for order, report in accepted}
     if setup.recipe.fold.rows:
-        return mixed(data_values(setup.model, lambda: _again(setup, accepted, read)), samples)
+        return mixed(data_values(setup.model, lambda: _again(setup, accepted, updates)), samples)
     weights = {t.name: total.held_weight(t.name) for t in setup.model.tensors}
-    return mixed(values_within(setup.model, total.sums, weights, _again(setup, accepted, read)), samples)
+    return mixed(values_within(setup.model, total.sums, weights, _again(setup, accepted, updates)), samples)
 
 
-def _again(setup: Setup, accepted: list[tuple[Order, Report]], read: Read) -> Iterator[Contribution]:
+def _again(setup: Setup, accepted: list[tuple[Order, Report]], updates: _Updates) -> Iterator[Contribution]:
     """The accepted updates once more, in their submodels' coordinates."""
-    return (_one_again(setup, order, light, read) for order, light in accepted)
-
-
-def _one_again(setup: Setup, order: Order, light: Report, read: Read) -> Contribution:
-    report = report_from_bytes(read(order.id, check=False))
-    update = decode_payload(setup.model, order, report.payloads[0], checked=True)
-    return order.device, update, order.selection, weight_of(setup.recipe, light)
+    for order, report in accepted:
+        yield order.device, updates.again(order), order.selection, weight_of(setup.recipe, report)
 
 
 def advance(setup: Setup, state: State, folded: Folded) -> State:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,10 +41,11 @@ def body(asked: Order) -> bytes:
     if asked.id.rank == 3:
         return report_to_bytes(Report(asked.id, asked.device, Outcome.REFUSED, "does not fit"))
     context = Context(MODEL, asked.selection, 1, asked.seed, 0)
-    coding = build("raw")
+    text = asked.returns[0].coding
+    coding = build(text)
     frame, _ = coding.encode(update(asked.selection, asked.id.rank), coding.init(context), context)
     return report_to_bytes(
-        Report(asked.id, asked.device, samples=10 + asked.id.rank, payloads=(Payload("update", "raw", frame, 0),))
+        Report(asked.id, asked.device, samples=10 + asked.id.rank, payloads=(Payload("update", text, frame, 0),))
     )
 
 
@@ -92,3 +95,19 @@ def test_a_report_is_read_early_only_when_all_before_it_are_there() -> None:
     assert seen == [0, 1]
     folding.close(STATE, {o.id for o in ASKED if o.id.rank != 2})
     assert seen[:4] == [0, 1, 3, 4]
+
+
+def test_sparse_updates_are_read_once_and_dense_ones_again_for_their_value() -> None:
+    seen: list[int] = []
+
+    def reading(order_id: OrderId, check: bool = True) -> bytes:
+        seen.append(order_id.rank)
+        return read(order_id)
+
+    fold(SETUP, STATE, ASKED, reading, set(SPOOL))
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2, 3, 4, 4]
+    seen.clear()
+    lossy = [replace(o, returns=(Return("update", "topk:0.05/lloyd:4"),)) for o in ASKED]
+    coded = {o.id: body(o) for o in lossy}
+    fold(SETUP, STATE, lossy, lambda i, check=True: (seen.append(i.rank), coded[i])[1], set(coded))
+    assert sorted(seen) == [0, 1, 2, 3, 4]
