@@ -310,3 +310,12 @@ def test_files_kept_to_be_written_over_give_way_where_the_disk_is_full(tmp_path,
     monkeypatch.setattr(spool_module, "free_bytes", lambda folder: next(room))
     spool.writer(OrderId("run", 2, 0), 1500).abort()
     assert files(tmp_path) == []
+
+
+def test_a_report_brought_twice_leaves_one_file(tmp_path):
+    spool = Spool(tmp_path)
+    writers = [spool.writer(FIRST, 4) for _ in range(2)]
+    for writer in writers:
+        writer.write(b"same")
+    assert [writer.commit() for writer in writers] == [spool.path(FIRST)] * 2
+    assert len(files(tmp_path)) == 1

@@ -78,12 +78,22 @@ class Spool:
             make_folder(folder)
             return SpoolWriter(self, order_id, size, folder)
         except BaseException:
-            self._release(size)
+            self.release(size)
             raise
 
     def has(self, order_id: OrderId) -> bool:
         """Whether the report is durable here."""
         return self._find(order_id) is not None
+
+    def name(self, order_id: OrderId, temporary: Path, target: Path) -> Path | None:
+        """Rename a finished file, unless the report is there: two streams may bring it, and the first stays. Returns
+        what was there. Raises OSError."""
+        with self._lock:
+            there = self._find(order_id)
+            if there is None:
+                os.replace(temporary, target)
+                self._placed[target.parent] = self._placed.get(target.parent, 0) + 1
+            return there
 
     def sync(self, order_id: OrderId) -> None:
         """Until every report of its round that is in place by now is durable. Raises LocalError."""
@@ -158,7 +168,7 @@ class Spool:
                 os.replace(path, self._spares / f"{number}")
         shutil.rmtree(aside, ignore_errors=True)
 
-    def _spare(self) -> Path | None:
+    def spare(self) -> Path | None:
         """A file that may be overwritten, if there is one."""
         with contextlib.suppress(OSError):
             return self._spares / min(os.listdir(self._spares), default="none")
@@ -177,7 +187,8 @@ class Spool:
         except FileNotFoundError:
             return None
 
-    def _release(self, size: int) -> None:
+    def release(self, size: int) -> None:
+        """So many announced bytes are written, or will not come."""
         with self._lock:
             self._announced -= size
 

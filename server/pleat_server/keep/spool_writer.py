@@ -34,7 +34,7 @@ class SpoolWriter:
         self._named = folder / f"{order_id.rank:06d}.report"  # what messages call it
         self.path = temporary_beside(self._named)  # where the bytes are until `commit`
         try:
-            self._descriptor: int | None = open_temporary(self.path, over=spool._spare())
+            self._descriptor: int | None = open_temporary(self.path, over=spool.spare())
         except OSError as error:
             raise failure(error, "report", self._named, size) from error
 
@@ -50,7 +50,7 @@ class SpoolWriter:
                 os.ftruncate(descriptor, self.size)  # what it is written over may be longer
         self._crc = zlib.crc32(data, self._crc)
         self.written += data.nbytes
-        self._spool._release(data.nbytes)
+        self._spool.release(data.nbytes)
 
     def close(self) -> Path:
         """No more chunks: returns the file, readable but not yet durable. Raises RemoteError if it fell short."""
@@ -84,12 +84,8 @@ class SpoolWriter:
         target = self._folder / f"{self.order_id.rank:06d}.{self.size}.{self._crc:08x}.report"
         if self._flushed != self.written:
             self.flush()
-        with self._spool._lock:  # two streams may bring the same report: the first stays
-            there = self._spool._find(self.order_id)
-            if there is None:
-                with self._guarded():
-                    os.replace(self.path, target)
-                self._spool._placed[self._folder] = self._spool._placed.get(self._folder, 0) + 1
+        with self._guarded():
+            there = self._spool.name(self.order_id, self.path, target)
         (self._end if there is None else self.abort)()
         return there or target
 
@@ -111,7 +107,7 @@ class SpoolWriter:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-        self._spool._release(self.size - self.written)
+        self._spool.release(self.size - self.written)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[int]:
