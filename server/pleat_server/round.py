@@ -16,7 +16,7 @@ from typing import Any
 from pleat.codec.coding import build, uses_base
 from pleat.codec.transform import Context
 from pleat.elastic.choosers import Draw, choose
-from pleat.elastic.selection import Selection, compose, embed, extract
+from pleat.elastic.selection import WHOLE, Selection, compose, embed, extract
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Work
 from pleat.modelmap import ModelMap
 from pleat.params import Params, dense
@@ -101,6 +101,16 @@ def selection_of(setup: Setup, state: State, row: Row, device: str, number: int)
     if not rule.redraw or row.width == 1:
         return row.selection
     return choose(rule.chooser, setup.model, row.width, Draw(state.seed, number, device, state.params))
+
+
+def sizes_of(setup: Setup, state: State) -> dict[float, Selection]:
+    """Width -> the selection that the model is scored at, largest first. A size that is drawn anew each round is the
+    one that the model of today would give; no such draw is the model, so that the whole one is always scored too."""
+    if not setup.recipe.rule.redraw:
+        return setup.sizes
+    draw = Draw(state.seed, state.round, "", state.evaluated)
+    drawn = {width: choose(setup.recipe.rule.chooser, setup.model, width, draw) for width in setup.sizes}
+    return {1.0: WHOLE, **drawn}
 
 
 def work_of(recipe: Recipe) -> Work:

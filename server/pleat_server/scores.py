@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from pleat.elastic.selection import Selection
 from pleat.params import Params
 from pleat_server.folding import Folded
-from pleat_server.round import Setup
+from pleat_server.round import Setup, sizes_of
 from pleat_server.state import State
 
 
@@ -18,16 +18,16 @@ class Evaluator(Protocol):
 
 
 def scores_of(setup: Setup, state: State, folded: Folded, evaluate: Evaluator | None) -> dict[str, Any]:
-    """Accuracy and loss of the evaluated copy, whole and at every offered size, or by the devices' hold-outs."""
+    """Accuracy and loss of the evaluated copy, at its largest and every offered size, or by the devices' hold-outs."""
     if evaluate is None:
         return _by_devices(folded)
     sizes: dict[str, float] = {}
     out: dict[str, Any] = {"accuracy_by_size": sizes}
-    for width, selection in setup.sizes.items():
+    for width, selection in sizes_of(setup, state).items():
         correct, scored, loss = evaluate(state.evaluated, selection)
-        sizes[f"{width:g}"] = correct / scored
-        if selection.is_whole:
+        if not sizes:  # the largest comes first
             out |= {"accuracy": correct / scored, "loss": loss / scored}
+        sizes[f"{width:g}"] = correct / scored
     return out
 
 

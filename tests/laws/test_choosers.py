@@ -138,6 +138,38 @@ def test_random_channels_are_drawn_evenly():
     assert np.abs(hits - n * 0.25).max() < 4 * deviation
 
 
+@pytest.mark.parametrize(
+    ("round", "window"),
+    [(0, [0, 1, 2]), (1, [1, 2, 3]), (3, [0, 3, 4]), (4, [0, 1, 4]), (5, [0, 1, 2])],
+)
+def test_a_window_of_three_of_five_channels_rolls_and_wraps(round, window):
+    """ceil(0.5 x 5) = 3 channels from round mod 5 on, worked by hand after FedRolex's equation 5."""
+    kept = choose("rolling", mlp(4, (5, 4), 3), 0.5, Draw(0, round, "d")).kept
+    assert kept["hidden0"].tolist() == window
+    assert kept["hidden1"].tolist() == sorted([round % 4, (round + 1) % 4])
+
+
+@laws
+@given(models(), rates, st.integers(0, 50))
+def test_a_cycle_of_the_window_holds_every_channel_equally_often(model, rate, first):
+    for group in (g for g in model.groups if g.role == "hidden"):
+        steps, hits = group.size // group.step, np.zeros(group.size)
+        for round in range(first, first + steps):
+            kept = choose("rolling", model, rate, Draw(0, round, "d")).kept.get(group.name, np.arange(group.size))
+            hits[kept] += 1
+        assert len(set(hits)) == 1
+        assert hits[0] > 0
+
+
+@laws
+@given(models(), rates, st.integers(0, 99))
+def test_all_devices_hold_the_same_window_as_large_as_a_prefix(model, rate, round):
+    one, other = (choose("rolling", model, rate, Draw(0, round, d)) for d in ("a", "b"))
+    assert one == other
+    prefix = choose("prefix", model, rate, Draw())
+    assert {n: i.size for n, i in one.kept.items()} == {n: i.size for n, i in prefix.kept.items()}
+
+
 def test_random_channels_under_a_group_norm_come_in_whole_runs():
     model = six_blocks()
     kept = choose("random", model, 0.5, Draw(3)).kept["inner6"].reshape(-1, 4)
@@ -187,7 +219,7 @@ def test_a_rate_that_would_leave_nothing_or_more_than_all_is_refused(name, rate)
 def test_an_unknown_chooser_is_answered_with_the_nearest():
     with pytest.raises(UseError, match=r"unknown chooser 'prefx'; did you mean 'prefix'\?"):
         choose("prefx", mlp(), 0.5, Draw())
-    with pytest.raises(UseError, match="unknown chooser 'zzz'; choosers: whole, prefix, inner, hyb, random, magnitude"):
+    with pytest.raises(UseError, match="unknown chooser 'zzz'; choosers: whole, prefix, inner, hyb, random, rolling"):
         choose("zzz", mlp(), 0.5, Draw())
 
 

@@ -102,9 +102,12 @@ class Server(Table, frozen=True):
 
 
 class Plan(Table, frozen=True):
-    """Who trains which row. `policy`: sweep, ducb, lookup or fixed; `settings`: its numbers."""
+    """Who trains which row. `policy`: sweep, ducb, lookup or fixed; `settings`: its numbers. `limits`: rows that break
+    a device's budgets are not offered to it; without (an upper reference) only the device's own check of memory stands.
+    """
 
     policy: str = "sweep"
+    limits: bool = True
     settings: dict[str, float] = {}
 
 

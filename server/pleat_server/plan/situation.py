@@ -66,7 +66,7 @@ def survey(
     """
     devices = [table[name] for name in sorted(names)]
     n = needs(devices, rows, recipe, number)
-    good = fits(n)
+    good = fits(n) if recipe.plan.limits else np.ones(n.seconds.shape, np.bool_)
     some = np.asarray(good.any(axis=1))
     idle = {d.name: nearest_miss(n, i, rows, d.name) for i, d in enumerate(devices) if not some[i]}
     bias = np.array([_bias(d.errors) for d in devices])[:, None]

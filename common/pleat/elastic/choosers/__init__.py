@@ -1,7 +1,7 @@
 """Choosers: model map + rate + draw -> selection, one family a file; this is the one table of their names.
 
-`rate` lies in (0, 1], 1 = the whole model. It is the share of channels kept (prefix, random, inner), of parameters
-(hyb) or of matrix entries (magnitude).
+`rate` lies in (0, 1], 1 = the whole model. It is the share of channels kept (prefix, random, rolling, inner), of
+parameters (hyb) or of matrix entries (magnitude).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import difflib
 from pleat.elastic.choosers.draw import Chooser, Draw
 from pleat.elastic.choosers.inner import hybrid, inner
 from pleat.elastic.choosers.magnitude import magnitude
-from pleat.elastic.choosers.width import prefix, random, whole
+from pleat.elastic.choosers.width import prefix, random, rolling, whole
 from pleat.elastic.selection import Selection
 from pleat.errors import UseError
 from pleat.modelmap import ModelMap
@@ -24,6 +24,7 @@ CHOOSERS: dict[str, Chooser] = {
     "inner": inner,
     "hyb": hybrid,
     "random": random,
+    "rolling": rolling,
     "magnitude": magnitude,
 }
 

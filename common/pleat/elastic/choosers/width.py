@@ -1,4 +1,4 @@
-"""Width by index: every hidden channel group shrinks to the same share, by prefix or at random."""
+"""Width by index: every hidden channel group shrinks to the same share: by prefix, at random or by a rolling window."""
 
 from __future__ import annotations
 
@@ -41,4 +41,18 @@ def random(model: ModelMap, rate: float, draw: Draw) -> Selection:
         runs = generator(draw, f"random\0{group.name}").permutation(group.size // group.step)
         chosen = np.sort(runs[: steps_kept(group, rate)])
         kept[group.name] = (chosen[:, None] * group.step + np.arange(group.step)).reshape(-1)
+    return make(model, kept)
+
+
+def rolling(model: ModelMap, rate: float, draw: Draw) -> Selection:
+    """A window of consecutive channels that moves on by one step a round and wraps around (FedRolex).
+
+    In round t a group of n steps keeps steps t mod n, t + 1 mod n, ...: over n rounds every channel is held equally
+    often, and in one round all devices and all rates start at the same channel, so that rates are nested.
+    """
+    kept = {}
+    for group in hidden(model):
+        steps = group.size // group.step
+        window = np.sort((draw.round + np.arange(min(steps, steps_kept(group, rate)))) % steps)
+        kept[group.name] = (window[:, None] * group.step + np.arange(group.step)).reshape(-1)
     return make(model, kept)
