@@ -10,9 +10,12 @@ import pytest
 from pleat.codec.coding import build, uses_base
 from pleat.elastic.choosers import CHOOSERS
 from pleat.errors import UseError
+from pleat.nets.build import initial, spec
+from pleat.nets.trace import model_map
 from pleat.nets.zoo import NAMES
 from pleat.recipes.recipe import Recipe, load, names
 from pleat_client.objectives import OBJECTIVES
+from pleat_server.plan.catalogue import catalogue
 from pleat_server.plan.policies import POLICIES
 
 EVERY = list(itertools.product(names(), ["", *NAMES]))
@@ -84,6 +87,17 @@ WRONG = [
     ("[training]\nmomentum = 1.0", "training.momentum must be in [0, 1)"),
     ("extends = 'elastik'", "unknown recipe 'elastik'; did you mean 'elastic'"),
     ("[training", "not valid TOML"),
+    ("[training]\nwidths = [0.5]", "unknown key 'training.widths'; did you mean 'holds.widths'?"),
+    ("[training]\nbatch = 16\nepocs = 2", "mine.toml, line 3: unknown key"),
+    ("training.epocs = 2", "mine.toml, line 1: unknown key"),
+    ("[training]\n\n# two\nepochs = 0", "mine.toml, line 4: training.epochs must be at least 1, got 0"),
+    ("training = { rate = 0.1, epochs = 'two' }", "mine.toml, line 1: Expected `int`"),
+    ("[models.mlp.training]\nepocs = 2", "mine.toml, line 2: unknown key 'models.mlp.training.epocs'; did you mean"),
+    ("[models.mlp]\ntraining = { epochs = 0 }", "mine.toml, line 2: training.epochs must be at least 1"),
+    ("extends = 'elastic'\n[fold]\nfill = 'zero'", "elastic.toml, line"),
+    ("[fold]\nfill = 'zero'\nexponent = 0.5", "line 3: fold.exponent contradicts fold.fill"),
+    ("[holds]\nwidths = [1.0, 0.5]", "line 2: holds.widths contradicts rule.chooser"),
+    ("saves = ['time']", "line 1: Invalid enum value 'time'"),
 ]
 
 
@@ -92,7 +106,7 @@ def test_a_wrong_recipe_is_one_clear_line(tmp_path: Path, text: str, told: str) 
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(UseError) as error:
-        load(str(path))
+        load(str(path), model="mlp")
     assert told in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -110,3 +124,39 @@ def test_unknown_names_and_missing_files_say_what_there_is() -> None:
         load("elatsic")
     with pytest.raises(UseError, match=r"no recipe file nowhere\.toml; recipes by name: all-large, all-small"):
         load("nowhere.toml")
+
+
+def test_a_wrong_value_of_the_command_line_is_told_as_such() -> None:
+    with pytest.raises(UseError, match=r"recipe fedavg with --set: training.epochs must be at least 1, got 0"):
+        load("fedavg", overrides={"training": {"epochs": 0}})
+    with pytest.raises(UseError, match=r"fedavg with --set: unknown key 'training.epocs'; did you mean 'epochs'"):
+        load("fedavg", overrides={"training": {"epocs": 1}})
+
+
+def test_a_file_extends_its_neighbour_from_wherever_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text("extends = 'fjord'\n[training]\nrate = 0.02\n")
+    (tmp_path / "mine.toml").write_text("extends = 'base.toml'\n[training]\nepochs = 7\n")
+    mine = load(str(tmp_path / "mine.toml"))
+    assert (mine.training.rate, mine.training.epochs, mine.objective.name) == (0.02, 7, "nested_draw")
+    (tmp_path / "base.toml").write_text("extends = 'mine.toml'\n")
+    with pytest.raises(UseError, match="extends itself"):
+        load(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_a_recipe_claims_to_save_its_smallest_row_saves(name: str) -> None:
+    """Against FedAvg of the same net: multiply-adds, memory, bytes down and up, and nothing that it does not claim."""
+    net = spec("mlp", (1, 8, 8), 10)
+    model, params = model_map(net), initial(net, 0)
+    whole = catalogue(model, load("fedavg", model="mlp"), 0)[0]
+    recipe = load(name, model="mlp")
+    rows = catalogue(model, recipe, 0, params)
+    least = min(rows, key=lambda r: (r.macs, r.up_bytes))
+    found = {
+        "compute": least.macs < whole.macs,
+        "memory": least.memory_bytes < whole.memory_bytes,
+        "down": least.down_bytes < whole.down_bytes,
+        "up": least.up_bytes < whole.up_bytes,
+    }
+    assert [what for what, saved in found.items() if saved] == list(recipe.saves)
+    assert recipe.costs

@@ -105,6 +105,18 @@ def test_reads_have_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["objective"]["name"] == "joint"
 
 
+def test_recipes_are_a_table_of_six_choices_with_what_they_save_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "--json"]) == 0
+    rolex = next(r for r in json.loads(capsys.readouterr().out) if r["name"] == "fedrolex")
+    assert rolex["rule"] == "rolling, anew each round"
+    assert (rolex["holds"], rolex["personal"]) == ("1 0.5 0.25 0.125 0.0625", "nothing")
+    assert rolex["saves"] == ["compute", "memory", "down", "up"]
+    assert main(["recipes"]) == 0
+    heading, *rows = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert heading.split() == list(cli.recipes.HEADINGS)
+    assert sum(row.startswith((" fedrolex ", " fedavg ")) for row in rows) == 2
+
+
 def test_shards_are_written_and_listed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["shards", "digits", "--devices", "3", "--split", "labels:4", "--seed", "5", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

@@ -1,26 +1,22 @@
 """A method is six choices (elastic.md section 1), and a recipe is a TOML file of them, validated before anything runs.
 
 The six are the tables `holds`, `rule`, `objective`, `returns`, `fold` and `personal`; `training`, `server` and `plan`
-hold what every method needs. A recipe may `extend` another by name or path. An unknown key is refused with the nearest
-valid one. Functions that cut, code, ship, train and fold know no recipe by name.
+hold what every method needs. A recipe may `extend` another by name or path. A key that is unknown, out of its range or
+contradicts another is refused with its line and the nearest valid one. Functions that cut, code, ship, train and fold
+know no recipe by name.
 """
 
 from __future__ import annotations
 
-import difflib
-import sys
-from importlib import resources
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
 from pleat.errors import UseError
+from pleat.recipes.source import Source, merge, names, nearest, place, sources
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - exercised on Python 3.10
-    import tomli as tomllib
+__all__ = ["Recipe", "load", "names"]
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -112,9 +108,13 @@ class Plan(Table, frozen=True):
 
 
 class Recipe(Table, frozen=True):
+    """`saves`: of what a device needs less than under FedAvg, at least at its smallest size; `costs`: what for."""
+
     name: str = ""
     summary: str = ""
     paper: str = ""
+    saves: tuple[Literal["compute", "memory", "down", "up"], ...] = ()
+    costs: str = ""
     extends: str = ""
     holds: Holds = Holds()
     rule: Rule = Rule()
@@ -128,81 +128,65 @@ class Recipe(Table, frozen=True):
     models: dict[str, dict[str, Any]] = {}  # per net name: tables laid over this recipe ("tiny nets: joint")
 
 
-def names() -> list[str]:
-    """The recipes that come with pleat."""
-    return sorted(p.name[:-5] for p in resources.files("pleat.recipes").iterdir() if p.name.endswith(".toml"))
-
-
 def load(name: str, *, model: str = "", overrides: dict[str, Any] | None = None) -> Recipe:
     """The recipe called `name`, or in the file `name`, as it applies to the net `model`, with `overrides` laid on top.
 
-    Raises UseError, naming the file, the key and the nearest valid one.
+    Raises UseError, naming the file, the line, the key and the nearest valid one.
     """
-    raw = _raw(name, seen=())
-    raw = _merge(raw, raw.get("models", {}).get(model, {}))
-    recipe = _convert(_merge(raw, overrides or {}), name)
-    _check(recipe, name)
+    files, raw = sources(name), dict[str, Any]()
+    for source in files:
+        _known(source.raw, source)
+        raw = merge(raw, source.raw)
+    raw = merge(raw, raw.get("models", {}).get(model, {}))
+    if overrides:
+        laid = Source(f"{name} with --set", "", overrides)
+        _known(overrides, laid)
+        files, raw = [*files, laid], merge(raw, overrides)
+    try:
+        recipe = msgspec.convert(raw, Recipe)
+    except msgspec.ValidationError as error:
+        told = str(error)
+        key = told.rpartition("$.")[2].rstrip("`").partition("[")[0]
+        raise UseError(f"recipe {_place(files, raw, key, model)}: {told}") from None
+    _check(recipe, lambda key: _place(files, raw, key, model))
     return recipe
 
 
-def _raw(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    if name in seen:
-        raise UseError(f"recipe {name!r} extends itself through {' -> '.join(seen)}; remove one `extends`")
-    text, where = _text(name)
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UseError(f"recipe {where}: not valid TOML: {error}") from None
-    if raw.get("extends"):
-        raw = _merge(_raw(str(raw["extends"]), (*seen, name)), raw)
-    return raw
+def _place(files: list[Source], raw: dict[str, Any], key: str, model: str) -> str:
+    """Where a value of the merged recipe comes from: the command line, what the net lays on top, or the recipe."""
+    table, _, last = key.partition(".")
+    if files[-1].text == "" and last in (files[-1].raw.get(table) or {}):
+        return files[-1].where
+    laid = raw.get("models", {}).get(model, {}).get(table, {})
+    return place(files, f"models.{model}.{key}" if last in laid else key)
 
 
-def _text(name: str) -> tuple[str, str]:
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise UseError(f"no recipe file {name}; recipes by name: {', '.join(names())}")
-        return path.read_text(encoding="utf-8"), name
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names())}"
-        raise UseError(f"unknown recipe {name!r}{hint} (`pleat recipes` lists them)")
-    return resources.files("pleat.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8"), f"{name}.toml"
-
-
-def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    out = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict) and key != "settings"
-        out[key] = _merge(out[key], value) if both else value
-    return out
-
-
-def _convert(raw: dict[str, Any], where: str) -> Recipe:
-    _known(raw, Recipe, where, "")
-    try:
-        return msgspec.convert(raw, Recipe)
-    except msgspec.ValidationError as error:
-        raise UseError(f"recipe {where}: {error}") from None
-
-
-def _known(raw: dict[str, Any], table: type[Table], where: str, prefix: str) -> None:
-    fields = {f.name: f.type for f in msgspec.structs.fields(table)}
+def _known(raw: dict[str, Any], source: Source, table: str = "", prefix: str = "") -> None:
+    """Refuse the first unknown key of a file, in what it says for single nets too."""
     for key, value in raw.items():
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(fields)}"
-            raise UseError(f"recipe {where}: unknown key {prefix + key!r}; {hint}")
-        kind = fields[key]
-        if isinstance(kind, type) and issubclass(kind, Table) and isinstance(value, dict):
-            _known(value, kind, where, f"{prefix}{key}.")
+        if key not in _keys(table):
+            where = place([source], prefix + key)
+            raise UseError(f"recipe {where}: unknown key {prefix + key!r}; {nearest(key, table, _keys)}")
+        if not table and key == "models" and isinstance(value, dict):
+            for net, laid in value.items():
+                if isinstance(laid, dict):
+                    _known(laid, source, "", f"models.{net}.")
+        elif not table and _keys(key) and isinstance(value, dict):
+            _known(value, source, key, f"{prefix}{key}.")
 
 
-def _check(recipe: Recipe, where: str) -> None:
+def _keys(table: str) -> tuple[str, ...]:
+    """The keys of a table, or of the recipe itself for ""; none for what is no table."""
+    if not table:
+        return Recipe.__struct_fields__
+    kind = next((f.type for f in msgspec.structs.fields(Recipe) if f.name == table), None)
+    return kind.__struct_fields__ if isinstance(kind, type) and issubclass(kind, Table) else ()
+
+
+def _check(recipe: Recipe, where: Callable[[str], str]) -> None:
     def need(good: bool, key: str, expected: str, got: object) -> None:
         if not good:
-            raise UseError(f"recipe {where}: {key} must be {expected}, got {got!r}")
+            raise UseError(f"recipe {where(key)}: {key} must be {expected}, got {got!r}")
 
     widths, t, s = recipe.holds.widths, recipe.training, recipe.server
     falling = bool(widths) and list(widths) == sorted(set(widths), reverse=True)
@@ -219,3 +203,24 @@ def _check(recipe: Recipe, where: str) -> None:
     need(0 < s.quorum <= 1, "server.quorum", "in (0, 1]", s.quorum)
     need(0 < s.cohort <= 1, "server.cohort", "in (0, 1]", s.cohort)
     need(s.deadline_s >= 0, "server.deadline_s", "0 (from the plan) or more seconds", s.deadline_s)
+    _consistent(recipe, where)
+
+
+def _consistent(recipe: Recipe, where: Callable[[str], str]) -> None:
+    """Refuse keys of which one takes away the other's meaning."""
+
+    def clash(both: bool, key: str, why: str) -> None:
+        if both:
+            raise UseError(f"recipe {where(key)}: {key} contradicts {why}")
+
+    rule, fold, holds = recipe.rule, recipe.fold, recipe.holds
+    clash(
+        fold.fill == "zero" and fold.exponent != 1,
+        "fold.exponent",
+        f'fold.fill = "zero", which has no exponent; remove it, or write fill = "update" (exponent {fold.exponent:g})',
+    )
+    clash(
+        rule.chooser == "whole" and holds.widths != (1.0,),
+        "holds.widths",
+        'rule.chooser = "whole", which knows one size; write widths = [1.0], or another chooser such as "prefix"',
+    )

@@ -1,20 +1,25 @@
-"""`pleat recipes`: the methods that come with pleat."""
+"""`pleat recipes`: the methods that come with pleat, their six choices, and what each saves and costs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pleat_server.cli import options
 
+if TYPE_CHECKING:
+    from pleat.recipes.recipe import Recipe
+
+WIDE = 200  # columns of a table that goes to a file or a pipe
+
 
 def run(
-    name: Annotated[str, typer.Argument(help="Show this one in full.")] = "",
+    name: Annotated[str, typer.Argument(help="Show this one in full: a name, or a .toml file.")] = "",
     model: Annotated[str, typer.Option(help="As the recipe applies to this net.")] = "",
     json: options.Json = False,
 ) -> None:
-    """List the recipes, or show one: its six choices and its numbers."""
+    """List the recipes with their six choices, or show one with all its numbers."""
     import msgspec
 
     from pleat.recipes.recipe import load, names
@@ -30,10 +35,47 @@ def run(
             elif key != "models":
                 print(f"{key}:  " + ", ".join(f"{k} = {v}" for k, v in value.items()))
         return
-    every = [load(n) for n in names()]
+    every = [described(load(n, model=model)) for n in names()]
     if json:
-        options.dump([{"name": r.name, "summary": r.summary, "paper": r.paper} for r in every])
-        return
-    width = max((len(r.name) for r in every), default=0)
-    for recipe in every:
-        print(f"{recipe.name:{width}}  {recipe.summary}")
+        options.dump(every)
+    else:
+        _show(every)
+
+
+def described(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's row: method, paper, the six choices in a few words each, what it saves and what it costs."""
+    rule, fold, returns, objective = recipe.rule, recipe.fold, recipe.returns, recipe.objective
+    rates = "1" if recipe.holds.widths == (1.0,) else " ".join(f"{w:g}" for w in recipe.holds.widths)
+    fill = "zero" if fold.fill == "zero" else {1.0: "coverage", 0.0: "residual"}.get(fold.exponent)
+    return {
+        "name": recipe.name,
+        "summary": recipe.summary,
+        "paper": recipe.paper,
+        "holds": rates,
+        "rule": rule.chooser + (", anew each round" if rule.redraw else ""),
+        "objective": objective.name + (", nested" if objective.nested else ""),
+        "returns": returns.up,
+        "fold": f"{fill or f'exponent {fold.exponent:g}'}, by {fold.weights}" + (", class rows" if fold.rows else ""),
+        "personal": ", ".join(recipe.personal.tensors) or "nothing",
+        "saves": list(recipe.saves),
+        "costs": recipe.costs,
+    }
+
+
+HEADINGS = ("method", "paper", "holds", "rule", "trains", "returns", "folds", "personal", "saves", "costs")
+KEYS = ("name", "paper", "holds", "rule", "objective", "returns", "fold", "personal", "saves", "costs")
+
+
+def _show(every: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    table = Table(*HEADINGS, box=box.SIMPLE_HEAD, pad_edge=False)
+    for one in every:
+        table.add_row(*(", ".join(v) or "nothing" if isinstance(v := one[k], list) else v for k in KEYS))
+    table.columns[0].no_wrap = True
+    console.print(table)
