@@ -37,6 +37,15 @@ class Selection:
     kept: Mapping[str, Index] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
     masks: Mapping[str, Mask] = field(default_factory=dict)
+    lent: bytes = b""  # came from a peer with the digest of its masks in their place: to be looked up before use
+
+    @cached_property
+    def masks_digest(self) -> bytes:
+        """SHA-256 of the masks alone: names, shapes and entries."""
+        h = hashlib.sha256()
+        for name in sorted(self.masks):
+            h.update(f"{name}\0{self.masks[name].shape}\0".encode() + np.packbits(self.masks[name]).tobytes())
+        return h.digest()
 
     @cached_property
     def digest(self) -> bytes:
@@ -53,6 +62,8 @@ class Selection:
             put(b"u", name, b"")
         for name in sorted(self.masks):
             put(b"m", name, np.packbits(self.masks[name]).tobytes())
+        if self.lent:
+            put(b"l", "", self.lent)
         return h.digest()
 
     def __eq__(self, other: object) -> bool:
@@ -63,7 +74,7 @@ class Selection:
 
     @property
     def is_whole(self) -> bool:
-        return not (self.kept or self.dropped or self.masks)
+        return not (self.kept or self.dropped or self.masks or self.lent)
 
 
 WHOLE = Selection()

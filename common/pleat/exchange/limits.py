@@ -27,6 +27,7 @@ REASON = 1024
 ENTRIES = 64  # payloads, settings, metrics, nested selections ...
 PLACES = 65536  # names, cuts, masks, labels
 CHANNELS = 1 << 20
+MASK_BITS = 1 << 26  # entries of all coded masks of a body, a byte each once opened: few bytes can stand for many
 COUNT = 1 << 40  # samples
 BYTES = 1 << 50
 SECONDS = 1e7

@@ -65,6 +65,9 @@ class Work:
     decay: float = 0.0
     clip: float = 0.0
     steps: int = 0  # MEASURE: timed steps per selection
+    scaler: bool = False  # divide what a cut layer puts out by the share of it that is held, in training
+    gate: str = ""  # how weights enter the net in training: an entry of the device's gates; empty: as they are
+    adjust: str = ""  # how the device changes its masks: an entry of its adjusters; empty: not at all
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,21 @@ class Payload:
     selection: Selection | None = None
 
 
+class Part(str, Enum):
+    """Which entries come back; personal tensors never do."""
+
+    OWN = "own"  # those of the order's selection
+    OUTSIDE = "outside"  # of tensors that the model's payload masks, what it left out; of others all
+    CHOSEN = "chosen"  # the device may change the order's masks: then its payload has a selection of its own
+
+
 @dataclass(frozen=True)
 class Return:
     """What to send back: `name` ("update"), in `coding`."""
 
     name: str
     coding: str
+    part: Part = Part.OWN
 
 
 @dataclass(frozen=True)
@@ -107,3 +119,11 @@ class Order:
     seed: int = 0
     deadline_s: float = 0.0  # seconds from receipt after which the report is of no use; 0 = none
     memory_bytes: int = 0  # what the server predicts the training needs; the device checks its own estimate too
+    personal: tuple[str, ...] = ()  # tensors that stay on the device: its own where the payload leaves them out
+    known: frozenset[bytes] = field(default=frozenset(), compare=False)  # masks that travel by digest; not on the wire
+
+    @property
+    def leans(self) -> bool:
+        """Whether the device must hold something from before, so that it may ask for everything instead."""
+        withheld = bool(self.personal) and any(p.selection is not None for p in self.payloads)
+        return bool(self.known) or withheld or any(p.base >= 0 for p in self.payloads)

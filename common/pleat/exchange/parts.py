@@ -1,4 +1,4 @@
-"""Selections, native <-> protobuf: prefixes as counts, other cuts and masks as bitmaps, names by place in one table.
+"""Selections, native <-> protobuf: prefixes as counts, other cuts and masks as bitmaps or coded, names listed.
 
 A selection that came from a peer is well-formed (indices increase, masks have the bits their shapes ask for) but not
 yet a part of any model: `selection.make` checks that where the model is known.
@@ -7,14 +7,16 @@ yet a part of any model: `selection.make` checks that where the model is known.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pleat.codec.masks import read_mask, write_mask
 from pleat.elastic.selection import Selection
 from pleat.errors import RemoteError
-from pleat.exchange.limits import CHANNELS, PLACES, at_most, few
+from pleat.exchange.limits import CHANNELS, MASK_BITS, PLACES, at_most, few
 
 _AXES = 8
 
@@ -35,23 +37,28 @@ class Names:
 
 class Listed:
     """The names a body lists, as selections in it refer to them, and how many channels they may still keep in all:
-    a few bytes can say a million channels, sixty-four times."""
+    a few bytes can say a million channels, sixty-four times, or a billion entries of a mask."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
         self._kept = 0
+        self._bits = 0
 
     def name(self, place: int) -> str:
         if place >= len(self._names):
             raise RemoteError(f"a selection names place {place}, {len(self._names)} names are listed")
         return self._names[place]
 
+    def take_bits(self, bits: int) -> None:
+        self._bits = at_most(self._bits + bits, MASK_BITS, "entries of all coded masks")
+
     def take(self, channels: int) -> None:
         self._kept = at_most(self._kept + channels, CHANNELS, "channels kept in all selections")
 
 
-def selection_to_wire(selection: Selection, out: Any, names: Names) -> None:
-    """Fill a pb Selection. Sorted by name, so equal selections give equal bytes."""
+def selection_to_wire(selection: Selection, out: Any, names: Names, known: Collection[bytes] = ()) -> None:
+    """Fill a pb Selection. Sorted by name, so equal selections give equal bytes. `known`: digests of masks that the
+    receiver has already; these are named and not sent."""
     out.SetInParent()
     for name in sorted(selection.kept):
         index = selection.kept[name]
@@ -62,9 +69,16 @@ def selection_to_wire(selection: Selection, out: Any, names: Names) -> None:
             bits[index] = True
             out.cuts.add(group=names.place(name), kept=_packed(bits))
     out.dropped.extend(names.place(unit) for unit in sorted(selection.dropped))
+    if selection.lent or (selection.masks and selection.masks_digest in known):
+        out.lent = selection.lent or selection.masks_digest
+        return
     for name in sorted(selection.masks):
         mask = selection.masks[name]
-        out.masks.add(tensor=names.place(name), shape=mask.shape, held=_packed(mask.reshape(-1)))
+        wire, plain, coded = out.masks.add(tensor=names.place(name), shape=mask.shape), _packed(mask), write_mask(mask)
+        if len(coded) < len(plain):
+            wire.coded = coded
+        else:
+            wire.held = plain
 
 
 def selection_from_wire(wire: Any, listed: Listed) -> Selection:
@@ -84,8 +98,12 @@ def selection_from_wire(wire: Any, listed: Listed) -> Selection:
     dropped = frozenset(listed.name(place) for place in wire.dropped)
     masks: dict[str, NDArray[np.bool_]] = {}
     for mask in wire.masks:
-        _put(masks, listed.name(mask.tensor), _mask(tuple(mask.shape), mask.held))
-    return Selection(kept, dropped, masks)
+        _put(masks, listed.name(mask.tensor), _mask(tuple(mask.shape), mask.held, mask.coded, listed))
+    if wire.lent and (masks or len(wire.lent) != 32):
+        raise RemoteError(
+            f"a selection with {len(masks)} masks of its own names others by {len(wire.lent)} bytes, not 32"
+        )
+    return Selection(kept, dropped, masks, wire.lent)
 
 
 def _put(table: dict[str, Any], name: str, value: Any) -> None:
@@ -95,7 +113,7 @@ def _put(table: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _packed(bits: NDArray[np.bool_]) -> bytes:
-    return np.packbits(bits, bitorder="little").tobytes()
+    return np.packbits(bits.reshape(-1), bitorder="little").tobytes()
 
 
 def _indices(packed: bytes) -> NDArray[np.int64]:
@@ -104,9 +122,14 @@ def _indices(packed: bytes) -> NDArray[np.int64]:
     return np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")).astype(np.int64)
 
 
-def _mask(shape: tuple[int, ...], packed: bytes) -> NDArray[np.bool_]:
+def _mask(shape: tuple[int, ...], packed: bytes, coded: bytes, listed: Listed) -> NDArray[np.bool_]:
     few(shape, _AXES, "axes of a mask")
     size = math.prod(shape)
+    if coded and not packed:
+        listed.take_bits(size)
+        return read_mask(coded, size).reshape(shape)
+    if coded:
+        raise RemoteError(f"mask of shape {shape} has its bits twice, plain and coded")
     if len(packed) != (size + 7) // 8:
         raise RemoteError(f"mask of shape {shape} has {len(packed)} bytes, expected {(size + 7) // 8}")
     bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")

@@ -2,22 +2,22 @@
 
 Laws: `order_from_bytes(order_to_bytes(x)) == x`, the same for reports (their `seconds` to float32). The bytes do not
 depend on the order of dictionaries. What cannot be checked without the model (group sizes, mask shapes, codings) is
-checked by whoever holds it; here memory taken stays within a small multiple of the bytes that came.
+checked by whoever holds it; here memory taken stays within a small multiple of the bytes that came, and
+within MASK_BITS for coded masks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from pleat.errors import LocalError, RemoteError
-from pleat.exchange import limits
+from pleat.exchange import body, limits
 from pleat.exchange.body import (
     SECONDS_FIELDS,
-    Part,
     checked_id,
     cut_frames,
     join,
@@ -26,12 +26,12 @@ from pleat.exchange.body import (
     split,
 )
 from pleat.exchange.limits import COUNT, ENTRIES, LABEL, NAME, PLACES, SECONDS, at_most, few, label, number, numbers
-from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Scalar, Work
+from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Part, Payload, Return, Scalar, Work
 from pleat.exchange.parts import Listed, Names, selection_from_wire, selection_to_wire
 from pleat.exchange.pb import fleet_pb2 as pb
 from pleat.exchange.report import Measured, Outcome, Report, Seconds
 
-_KINDS, _OUTCOMES = tuple(Kind), tuple(Outcome)
+_KINDS, _OUTCOMES, _PARTS = tuple(Kind), tuple(Outcome), tuple(Part)
 
 __all__ = [
     "order_from_bytes",
@@ -54,19 +54,20 @@ def order_to_bytes(order: Order) -> bytes:
     return b"".join(order_to_parts(order))
 
 
-def order_to_parts(order: Order) -> list[Part]:
+def order_to_parts(order: Order) -> list[body.Part]:
     """The same bytes in parts, its frames shared and not copied."""
     head = pb.Order(device=order.device, kind=order.kind.name, deadline=order.deadline_s)
     names = Names()
     _id_to_wire(order.id, head.id)
     _net_to_wire(order.net, head.net)
-    selection_to_wire(order.selection, head.selection, names)
+    selection_to_wire(order.selection, head.selection, names, order.known)
     for nested in order.nested:
-        selection_to_wire(nested, head.nested.add(), names)
+        selection_to_wire(nested, head.nested.add(), names, order.known)
     _work_to_wire(order.work, head.work)
-    frames = _payloads_to_wire(order.payloads, head.payloads, names)
+    frames = _payloads_to_wire(order.payloads, head.payloads, names, order.known)
     for back in order.returns:
-        head.returns.add(name=back.name, coding=back.coding)
+        head.returns.add(name=back.name, coding=back.coding, part=back.part.name)
+    head.personal.extend(names.place(name) for name in order.personal)
     head.seed, head.memory = order.seed, order.memory_bytes
     head.names.extend(names.listed)
     return join(head.SerializeToString(deterministic=True), frames)
@@ -79,6 +80,7 @@ def order_from_bytes(data: bytes | memoryview) -> Order:
     listed = _listed(head.names)
     few(head.nested, ENTRIES, "nested selections")
     few(head.returns, ENTRIES, "returns")
+    few(head.personal, PLACES, "personal tensors")
     return Order(
         id=where,
         device=limits.checked_name(head.device),
@@ -88,10 +90,14 @@ def order_from_bytes(data: bytes | memoryview) -> Order:
         nested=tuple(selection_from_wire(n, listed) for n in head.nested),
         work=_work_from_wire(head.work),
         payloads=_payloads_from_wire(head.payloads, frames, listed, f"order {where}"),
-        returns=tuple(Return(_short(r.name, "return"), label(r.coding, LABEL, "coding")) for r in head.returns),
+        returns=tuple(
+            Return(_short(r.name, "return"), label(r.coding, LABEL, "coding"), _member(_PARTS, r.part, "return.part"))
+            for r in head.returns
+        ),
         seed=head.seed,
         deadline_s=number(head.deadline, 0, SECONDS, "order.deadline"),
         memory_bytes=at_most(head.memory, limits.BYTES, "order.memory"),
+        personal=tuple(listed.name(place) for place in head.personal),
     )
 
 
@@ -215,7 +221,7 @@ def _scalar(wire: Any, name: str) -> Scalar:
     return value
 
 
-_WORK = ("epochs", "batch", "steps", "rate", "momentum", "decay", "clip")
+_WORK = ("epochs", "batch", "steps", "rate", "momentum", "decay", "clip", "scaler", "gate", "adjust")
 
 
 def _work_to_wire(work: Work, out: Any) -> None:
@@ -236,17 +242,26 @@ def _work_from_wire(wire: Any) -> Work:
         decay=number(wire.decay, 0, math.inf, "work.decay"),
         clip=number(wire.clip, 0, math.inf, "work.clip"),
         steps=at_most(wire.steps, 10**6, "work.steps"),
+        scaler=wire.scaler,
+        gate=_name_or_none(wire.gate, "work.gate"),
+        adjust=_name_or_none(wire.adjust, "work.adjust"),
     )
+
+
+def _name_or_none(text: str, what: str) -> str:
+    return _short(text, what) if text else ""
 
 
 # ---- payloads
 
 
-def _payloads_to_wire(payloads: tuple[Payload, ...], out: Any, names: Names) -> list[Part]:
+def _payloads_to_wire(
+    payloads: tuple[Payload, ...], out: Any, names: Names, known: Collection[bytes] = ()
+) -> list[body.Part]:
     for p in payloads:
         wire = out.add(name=p.name, coding=p.coding, size=len(p.frame), version=p.version, base=p.base + 1)
         if p.selection is not None:
-            selection_to_wire(p.selection, wire.selection, names)
+            selection_to_wire(p.selection, wire.selection, names, known)
     return [p.frame for p in payloads]
 
 

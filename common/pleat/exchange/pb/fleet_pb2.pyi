@@ -257,7 +257,7 @@ class Head(_message.Message):
     def __init__(self, id: _Optional[_Union[OrderId, _Mapping]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("id", "device", "kind", "net", "names", "selection", "nested", "work", "payloads", "returns", "seed", "deadline", "memory")
+    __slots__ = ("id", "device", "kind", "net", "names", "selection", "nested", "work", "payloads", "returns", "seed", "deadline", "memory", "personal")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         TRAIN: _ClassVar[Order.Kind]
@@ -279,6 +279,7 @@ class Order(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
+    PERSONAL_FIELD_NUMBER: _ClassVar[int]
     id: OrderId
     device: str
     kind: Order.Kind
@@ -292,7 +293,8 @@ class Order(_message.Message):
     seed: int
     deadline: float
     memory: int
-    def __init__(self, id: _Optional[_Union[OrderId, _Mapping]] = ..., device: _Optional[str] = ..., kind: _Optional[_Union[Order.Kind, str]] = ..., net: _Optional[_Union[Net, _Mapping]] = ..., names: _Optional[_Iterable[str]] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., nested: _Optional[_Iterable[_Union[Selection, _Mapping]]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., payloads: _Optional[_Iterable[_Union[Payload, _Mapping]]] = ..., returns: _Optional[_Iterable[_Union[Return, _Mapping]]] = ..., seed: _Optional[int] = ..., deadline: _Optional[float] = ..., memory: _Optional[int] = ...) -> None: ...
+    personal: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, id: _Optional[_Union[OrderId, _Mapping]] = ..., device: _Optional[str] = ..., kind: _Optional[_Union[Order.Kind, str]] = ..., net: _Optional[_Union[Net, _Mapping]] = ..., names: _Optional[_Iterable[str]] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., nested: _Optional[_Iterable[_Union[Selection, _Mapping]]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., payloads: _Optional[_Iterable[_Union[Payload, _Mapping]]] = ..., returns: _Optional[_Iterable[_Union[Return, _Mapping]]] = ..., seed: _Optional[int] = ..., deadline: _Optional[float] = ..., memory: _Optional[int] = ..., personal: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Net(_message.Message):
     __slots__ = ("factory", "arguments", "digest")
@@ -324,7 +326,7 @@ class Scalar(_message.Message):
     def __init__(self, whole: _Optional[int] = ..., real: _Optional[float] = ..., text: _Optional[str] = ..., truth: bool = ...) -> None: ...
 
 class Work(_message.Message):
-    __slots__ = ("objective", "settings", "epochs", "batch", "rate", "momentum", "decay", "clip", "steps")
+    __slots__ = ("objective", "settings", "epochs", "batch", "rate", "momentum", "decay", "clip", "steps", "scaler", "gate", "adjust")
     class SettingsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -341,6 +343,9 @@ class Work(_message.Message):
     DECAY_FIELD_NUMBER: _ClassVar[int]
     CLIP_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    SCALER_FIELD_NUMBER: _ClassVar[int]
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    ADJUST_FIELD_NUMBER: _ClassVar[int]
     objective: str
     settings: _containers.ScalarMap[str, float]
     epochs: int
@@ -350,10 +355,13 @@ class Work(_message.Message):
     decay: float
     clip: float
     steps: int
-    def __init__(self, objective: _Optional[str] = ..., settings: _Optional[_Mapping[str, float]] = ..., epochs: _Optional[int] = ..., batch: _Optional[int] = ..., rate: _Optional[float] = ..., momentum: _Optional[float] = ..., decay: _Optional[float] = ..., clip: _Optional[float] = ..., steps: _Optional[int] = ...) -> None: ...
+    scaler: bool
+    gate: str
+    adjust: str
+    def __init__(self, objective: _Optional[str] = ..., settings: _Optional[_Mapping[str, float]] = ..., epochs: _Optional[int] = ..., batch: _Optional[int] = ..., rate: _Optional[float] = ..., momentum: _Optional[float] = ..., decay: _Optional[float] = ..., clip: _Optional[float] = ..., steps: _Optional[int] = ..., scaler: bool = ..., gate: _Optional[str] = ..., adjust: _Optional[str] = ...) -> None: ...
 
 class Selection(_message.Message):
-    __slots__ = ("first", "cuts", "dropped", "masks")
+    __slots__ = ("first", "cuts", "dropped", "masks", "lent")
     class Cut(_message.Message):
         __slots__ = ("group", "kept")
         GROUP_FIELD_NUMBER: _ClassVar[int]
@@ -362,23 +370,27 @@ class Selection(_message.Message):
         kept: bytes
         def __init__(self, group: _Optional[int] = ..., kept: _Optional[bytes] = ...) -> None: ...
     class Mask(_message.Message):
-        __slots__ = ("tensor", "shape", "held")
+        __slots__ = ("tensor", "shape", "held", "coded")
         TENSOR_FIELD_NUMBER: _ClassVar[int]
         SHAPE_FIELD_NUMBER: _ClassVar[int]
         HELD_FIELD_NUMBER: _ClassVar[int]
+        CODED_FIELD_NUMBER: _ClassVar[int]
         tensor: int
         shape: _containers.RepeatedScalarFieldContainer[int]
         held: bytes
-        def __init__(self, tensor: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., held: _Optional[bytes] = ...) -> None: ...
+        coded: bytes
+        def __init__(self, tensor: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., held: _Optional[bytes] = ..., coded: _Optional[bytes] = ...) -> None: ...
     FIRST_FIELD_NUMBER: _ClassVar[int]
     CUTS_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     MASKS_FIELD_NUMBER: _ClassVar[int]
+    LENT_FIELD_NUMBER: _ClassVar[int]
     first: _containers.RepeatedScalarFieldContainer[int]
     cuts: _containers.RepeatedCompositeFieldContainer[Selection.Cut]
     dropped: _containers.RepeatedScalarFieldContainer[int]
     masks: _containers.RepeatedCompositeFieldContainer[Selection.Mask]
-    def __init__(self, first: _Optional[_Iterable[int]] = ..., cuts: _Optional[_Iterable[_Union[Selection.Cut, _Mapping]]] = ..., dropped: _Optional[_Iterable[int]] = ..., masks: _Optional[_Iterable[_Union[Selection.Mask, _Mapping]]] = ...) -> None: ...
+    lent: bytes
+    def __init__(self, first: _Optional[_Iterable[int]] = ..., cuts: _Optional[_Iterable[_Union[Selection.Cut, _Mapping]]] = ..., dropped: _Optional[_Iterable[int]] = ..., masks: _Optional[_Iterable[_Union[Selection.Mask, _Mapping]]] = ..., lent: _Optional[bytes] = ...) -> None: ...
 
 class Payload(_message.Message):
     __slots__ = ("name", "coding", "size", "version", "base", "selection")
@@ -397,12 +409,22 @@ class Payload(_message.Message):
     def __init__(self, name: _Optional[str] = ..., coding: _Optional[str] = ..., size: _Optional[int] = ..., version: _Optional[int] = ..., base: _Optional[int] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ...) -> None: ...
 
 class Return(_message.Message):
-    __slots__ = ("name", "coding")
+    __slots__ = ("name", "coding", "part")
+    class Part(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        OWN: _ClassVar[Return.Part]
+        OUTSIDE: _ClassVar[Return.Part]
+        CHOSEN: _ClassVar[Return.Part]
+    OWN: Return.Part
+    OUTSIDE: Return.Part
+    CHOSEN: Return.Part
     NAME_FIELD_NUMBER: _ClassVar[int]
     CODING_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     name: str
     coding: str
-    def __init__(self, name: _Optional[str] = ..., coding: _Optional[str] = ...) -> None: ...
+    part: Return.Part
+    def __init__(self, name: _Optional[str] = ..., coding: _Optional[str] = ..., part: _Optional[_Union[Return.Part, str]] = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("id", "device", "outcome", "reason", "names", "payloads", "samples", "labels", "metrics", "seconds", "peak", "measured", "sensors")
