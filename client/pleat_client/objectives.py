@@ -1,7 +1,8 @@
 """Objectives: what a device minimises on one batch, as a stream of terms.
 
 An objective is a function `(logits_of, y, settings, rng)` that yields (weight, loss). `logits_of(0)` are
-the device's own submodel, `logits_of(i)` those of its i-th nested (smaller) one, `logits_of.sizes` how many there are.
+the device's own submodel, `logits_of(i)` those of its i-th nested (smaller) one, `logits_of.sizes` how many there are,
+`logits_of.seen` which classes the device has samples of.
 The trainer differentiates each as it comes, before the next is computed, and takes one step on their weighted sum: one
 graph lives at a time, so several sizes cost the memory of the largest. The first loss is the one a report tells.
 A new objective is one function and one row of the table.
@@ -26,6 +27,9 @@ class Logits(Protocol):
     @property
     def sizes(self) -> int: ...
 
+    @property
+    def seen(self) -> Tensor | None: ...
+
     def __call__(self, size: int) -> Tensor: ...
 
 
@@ -37,6 +41,15 @@ Objective = Callable[[Logits, Tensor, Settings, np.random.Generator], Iterator[T
 def cross_entropy(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Term]:
     """Cross-entropy of the own size."""
     yield 1.0, F.cross_entropy(logits_of(0), y)
+
+
+def masked(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Term]:
+    """Cross-entropy of the own size with the logits of classes that the device has no samples of set to 0 (HeteroFL).
+
+    0, not minus infinity: absent classes keep a share of the softmax, but their rows of the last layer get no gradient.
+    """
+    logits = logits_of(0)
+    yield 1.0, F.cross_entropy(logits if logits_of.seen is None else logits * logits_of.seen, y)
 
 
 def joint(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Term]:
@@ -88,6 +101,7 @@ OBJECTIVES: dict[str, Objective] = {
     "cross_entropy": cross_entropy,
     "distilled": distilled,
     "joint": joint,
+    "masked": masked,
     "nested_draw": nested_draw,
 }
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from pleat.codec.coding import build as coding
 from pleat.codec.coding import uses_base
 from pleat.codec.feedback import fed_back
 from pleat.codec.transform import Context
-from pleat.elastic.selection import Selection, embed, extract
+from pleat.elastic.portion import within_masks
+from pleat.elastic.selection import Selection, cut_array, cuts, embed, extract, global_index, held
 from pleat.errors import Refused, RemoteError
-from pleat.exchange.order import NEEDS_FULL, Order, Payload, Return
+from pleat.exchange.order import NEEDS_FULL, Order, Part, Payload, Return
+from pleat.exchange.returned import returned_part
 from pleat.modelmap import ModelMap
 from pleat.params import Params, dense, subtract
 from pleat_client.state import DeviceState, returned
@@ -22,11 +26,36 @@ from pleat_client.state import DeviceState, returned
 LOSSLESS = ("raw",)  # codings that leave no error to feed back
 
 
+def resolve(order: Order, state: DeviceState) -> Order:
+    """The order with the masks that it names by digest looked up. Raises Refused ("needs full ...") for one that the
+    device does not hold."""
+
+    def found(selection: Selection) -> Selection:
+        if not selection.lent:
+            return selection
+        if selection.lent not in state.masks:
+            raise Refused(f"{NEEDS_FULL}: order {order.id} names mask {selection.lent.hex()[:16]}, {_held(state)}")
+        return Selection(selection.kept, selection.dropped, state.masks[selection.lent])
+
+    return replace(
+        order,
+        selection=found(order.selection),
+        nested=tuple(found(n) for n in order.nested),
+        payloads=tuple(p if p.selection is None else replace(p, selection=found(p.selection)) for p in order.payloads),
+    )
+
+
+def _held(state: DeviceState) -> str:
+    names = ", ".join(sorted(d.hex()[:16] for d in state.masks))
+    return f"this device holds {names or 'none'}"
+
+
 def receive(order: Order, model: ModelMap, state: DeviceState) -> tuple[Params, int, DeviceState]:
     """Decode the order's model payload: (the submodel's parameters, their version, the state that holds them).
 
-    Raises Refused ("needs full ...") when it is coded against a version that the device does not hold, and RemoteError
-    for a frame that does not fit.
+    What a payload leaves out of the order's submodel is 0, or for personal tensors the device's own. Raises Refused
+    ("needs full ...") when the device does not hold what the payload builds on, and RemoteError for a frame that does
+    not fit.
     """
     if not order.payloads:
         raise RemoteError(f"order {order.id}: carries no model")
@@ -42,7 +71,40 @@ def receive(order: Order, model: ModelMap, state: DeviceState) -> tuple[Params, 
     params = dense(coding(payload.coding).decode(payload.frame, context))
     if uses_base(payload.coding):
         state = replace(state, version=payload.version, selection=selection, held=params)
-    return params, payload.version, state
+    params = recut(model, params, selection, order.selection)
+    if payload.selection is not None and order.personal:
+        params |= _personal(order, model, state)
+    return params, payload.version, remember(state, order)
+
+
+def _personal(order: Order, model: ModelMap, state: DeviceState) -> Params:
+    """The device's own values of the personal tensors that the order's submodel has."""
+    out: Params = {}
+    for spec in held(model, order.selection):
+        if spec.name not in order.personal:
+            continue
+        if spec.name not in state.own:
+            raise Refused(f"{NEEDS_FULL}: {spec.name} is personal, and this device has none of its own yet")
+        out[spec.name] = np.ascontiguousarray(cut_array(state.own[spec.name], cuts(model, order.selection, spec)))
+    return out
+
+
+def remember(state: DeviceState, order: Order) -> DeviceState:
+    """The state that holds the masks of this order, and of no earlier one."""
+    selections = (order.selection, *order.nested, *(p.selection for p in order.payloads if p.selection is not None))
+    return replace(state, masks={s.masks_digest: s.masks for s in selections if s.masks})
+
+
+def keep_personal(order: Order, model: ModelMap, state: DeviceState, trained: Params) -> DeviceState:
+    """The state with what was trained of the personal tensors; entries that the submodel lacks stay as they were."""
+    own = dict(state.own)
+    for spec in held(model, order.selection):
+        if spec.name in order.personal:
+            before = own.get(spec.name)
+            whole = np.zeros(spec.shape, np.float32) if before is None else before.copy()
+            whole[global_index(spec, cuts(model, order.selection, spec))] = trained[spec.name]
+            own[spec.name] = whole
+    return replace(state, own=own) if order.personal else state
 
 
 def recut(model: ModelMap, params: Params, old: Selection, new: Selection) -> Params:
@@ -60,22 +122,31 @@ def give(
     received: Params,
     trained: Params,
     version: int,
+    chosen: Selection | None = None,
 ) -> tuple[Payload, DeviceState]:
     """One payload of the report, coded, and the state with the error that its coding left.
 
     "update" is trained - received, with feedback where the coding loses anything; "arrays" are the trained parameters.
+    `chosen`: the order's selection as the device changed its masks; then the payload says so, where it may.
     """
-    context = Context(model, order.selection, order.id.round, order.seed, version)
+    if wanted.part is not Part.CHOSEN or chosen == order.selection:
+        chosen = None
+    part = returned_part(model, order, wanted, chosen)
+    context = Context(model, part, order.id.round, order.seed, version)
     transform = coding(wanted.coding)
     if wanted.name == "arrays":
-        frame, _ = transform.encode(trained, transform.init(context), context)
+        frame, _ = transform.encode(within_masks(model, part, trained), transform.init(context), context)
     elif wanted.name != "update":
         raise Refused(f"order {order.id} asks for {wanted.name!r}; this device can return 'update' and 'arrays'")
-    elif wanted.coding in LOSSLESS:
-        frame, _ = transform.encode(subtract(trained, received), transform.init(context), context)
     else:
-        frame, state = _with_feedback(wanted.coding, subtract(trained, received), state, context)
-    return Payload(wanted.name, wanted.coding, frame, version), state
+        update = within_masks(model, part, subtract(trained, received))
+        if wanted.coding in LOSSLESS:
+            frame, _ = transform.encode(update, transform.init(context), context)
+        else:
+            frame, state = _with_feedback(wanted.coding, update, state, context)
+    if chosen is not None:
+        state = replace(state, masks={**state.masks, chosen.masks_digest: chosen.masks})
+    return Payload(wanted.name, wanted.coding, frame, version, selection=chosen), state
 
 
 def _with_feedback(text: str, update: Params, state: DeviceState, context: Context) -> tuple[bytes, DeviceState]:
@@ -87,5 +158,6 @@ def give_back(order: Order, before: DeviceState, after: DeviceState, data: bytes
     """The state when the report that led from `before` to `after` has come back: as if nothing had been sent.
 
     What was sent joins the residual again; the version held is the one before, for the server acknowledged no other.
+    What the device trained for itself stays.
     """
-    return returned(replace(before, residual=after.residual), after.sent)
+    return returned(replace(before, residual=after.residual, own=after.own), after.sent)

@@ -31,6 +31,7 @@ from pleat_client.store import Past
 class DeviceState:
     """`version`, `selection`, `held`: the published version it holds, cut by the selection it came under; -1 = none.
     `sent`: the update of this state's report, decoded, in global coordinates; empty where nothing can be given back.
+    `own`: its personal tensors, in global shapes. `masks`: digest -> the masks it was last sent, or made itself.
     `absorbed`: the orders ("round-rank") whose returned updates are in this residual already."""
 
     version: int = -1
@@ -39,19 +40,21 @@ class DeviceState:
     residual: Params = field(default_factory=dict)
     sent: Update = field(default_factory=dict)
     absorbed: tuple[str, ...] = ()
+    own: Params = field(default_factory=dict)
+    masks: Mapping[bytes, Mapping[str, NDArray[np.bool_]]] = field(default_factory=dict)
 
 
 def recall(past: list[Past]) -> tuple[DeviceState, list[OrderId]]:
     """The state that the next order starts from, and the returned orders that it absorbs.
 
-    The residual is the newest there is, whatever became of its report, plus everything that came back since; the
-    version held is the acknowledged one, for the server builds on no other.
+    The residual is the newest there is, whatever became of its report, plus everything that came back since, and so are
+    the personal tensors; the version and masks held are the acknowledged ones, for the server builds on no others.
     """
     acked = [p for p in past if p.fate == "acked"]
     state = from_bytes(acked[-1].state) if acked else DeviceState()
     newest = from_bytes(past[-1].state) if past else state
     back = [p.order_id for p in past if p.fate == "returned"]
-    state = replace(state, residual=newest.residual, sent={}, absorbed=tuple(_label(i) for i in back))
+    state = replace(state, residual=newest.residual, own=newest.own, sent={}, absorbed=tuple(_label(i) for i in back))
     for one in past:
         if one.fate == "returned" and _label(one.order_id) not in newest.absorbed:
             state = returned(state, from_bytes(one.state).sent)
@@ -102,18 +105,21 @@ def residual_size(state: DeviceState) -> tuple[int, float]:
 
 _ENTRY_BYTES = 8  # of a sparse entry on disk: a 32-bit place and a float
 
-# As bytes: MessagePack of (version, selection, held, residual, sent, absorbed). A tensor is (shape, form, places,
-# values): all values, or those that are not 0 with their places; as halves where every value is a bf16 number.
+# As bytes: MessagePack of (version, selection, held, residual, sent, absorbed, own, masks). A tensor is (shape, form,
+# places, values): all values, or those that are not 0 with their places; as halves where every value is a bf16 number.
 
 _FULL, _HALVES = "f", "h"
 _Tensor = tuple[tuple[int, ...], str, bytes | None, bytes]
+_Masks = dict[str, tuple[tuple[int, ...], bytes]]
 _Plain = tuple[
     int,
-    tuple[dict[str, bytes], list[str], dict[str, tuple[tuple[int, ...], bytes]]],
+    tuple[dict[str, bytes], list[str], _Masks],
     dict[str, _Tensor],
     dict[str, _Tensor],
     dict[str, _Tensor],
     list[str],
+    dict[str, _Tensor],
+    list[_Masks],
 ]
 
 
@@ -123,23 +129,29 @@ def to_bytes(state: DeviceState) -> bytes:
     selection = (
         {name: index.astype("<i8").tobytes() for name, index in sorted(cut.kept.items())},
         sorted(cut.dropped),
-        {name: (mask.shape, np.packbits(mask).tobytes()) for name, mask in sorted(cut.masks.items())},
+        _pack_masks(cut.masks),
     )
     tensors = ({n: _pack(t) for n, t in sorted(part.items())} for part in (state.held, state.residual, state.sent))
-    return msgspec.msgpack.encode((state.version, selection, *tensors, list(state.absorbed)))
+    own = {n: _pack(t) for n, t in sorted(state.own.items())}
+    masks = [_pack_masks(state.masks[digest]) for digest in sorted(state.masks)]
+    return msgspec.msgpack.encode((state.version, selection, *tensors, list(state.absorbed), own, masks))
 
 
 def from_bytes(data: bytes) -> DeviceState:
     """The inverse of `to_bytes`. Raises LocalError where the bytes are not a state."""
     try:
-        version, (kept, dropped, masks), held, residual, sent, absorbed = msgspec.msgpack.decode(data, type=_Plain)
+        plain = msgspec.msgpack.decode(data, type=_Plain)
+        version, (kept, dropped, masks), held, residual, sent, absorbed, own, lent = plain
         selection = Selection(
             {name: np.frombuffer(raw, "<i8").astype(np.int64) for name, raw in kept.items()},
             frozenset(dropped),
-            {name: _mask(shape, raw) for name, (shape, raw) in masks.items()},
+            _unpack_masks(masks),
         )
         update = {n: _unpack(t) for n, t in sent.items()}
-        return DeviceState(version, selection, _dense(held), _dense(residual), update, tuple(absorbed))
+        known = {Selection(masks=m).masks_digest: m for m in map(_unpack_masks, lent)}
+        return DeviceState(
+            version, selection, _dense(held), _dense(residual), update, tuple(absorbed), _dense(own), known
+        )
     except (msgspec.MsgspecError, ValueError, IndexError) as error:
         raise LocalError(f"device state: not readable: {error}") from None
 
@@ -177,6 +189,14 @@ def _unpack(packed: _Tensor) -> NDArray[np.float32] | Sparse:
 def _dense(tensors: Mapping[str, Any]) -> Params:
     parts = ((name, _unpack(t)) for name, t in tensors.items())
     return {name: t.dense() if isinstance(t, Sparse) else t for name, t in parts}
+
+
+def _pack_masks(masks: Mapping[str, NDArray[np.bool_]]) -> _Masks:
+    return {name: (mask.shape, np.packbits(mask).tobytes()) for name, mask in sorted(masks.items())}
+
+
+def _unpack_masks(packed: _Masks) -> dict[str, NDArray[np.bool_]]:
+    return {name: _mask(shape, raw) for name, (shape, raw) in packed.items()}
 
 
 def _mask(shape: tuple[int, ...], raw: bytes) -> NDArray[np.bool_]:

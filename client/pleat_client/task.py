@@ -25,9 +25,10 @@ from pleat.nets.build import classes_of, input_shape_of
 from pleat.nets.trace import model_map
 from pleat.params import Params
 from pleat.shard import Shard, check_fits
-from pleat_client.payloads import give, give_back, receive
+from pleat_client.learning import Learning, learn
+from pleat_client.payloads import give, give_back, keep_personal, receive, resolve
 from pleat_client.state import DeviceState
-from pleat_client.trainer import Tick, no_tick, score, time_steps, train
+from pleat_client.trainer import Tick, no_tick, score, time_steps
 
 __all__ = ["Cancelled", "DeviceState", "Peak", "Sensors", "Tick", "give_back", "run"]
 
@@ -131,28 +132,20 @@ def _agreed_model(order: Order, shard: Shard) -> ModelMap:
 
 
 def _train(job: _Job, report: Report) -> tuple[Report, DeviceState]:
-    laps, order, model = _Laps(job.sensors.clock), job.order, job.model
+    laps, model = _Laps(job.sensors.clock), job.model
+    order = resolve(job.order, job.state)
+    job = replace(job, order=order)
     _check_memory(job, order.selection)
     received, version, state = receive(order, model, job.state)
     scored = _scored(job, received)
     build_s = laps.lap()
     with job.sensors.stepping():
-        trained, metrics = train(
-            order.net,
-            model,
-            order.selection,
-            received,
-            order.nested,
-            order.work,
-            job.shard,
-            order.seed,
-            job.tick,
-            job.sensors.device,
-        )
+        learning = Learning(order, model, job.shard, job.holdout, job.tick, job.sensors.device)
+        selection, trained, metrics = learn(learning, received)
     train_s = laps.lap()
-    payloads, state = [], replace(state, sent={})
+    payloads, state = [], keep_personal(order, model, replace(state, sent={}), trained)
     for wanted in order.returns:
-        payload, state = give(order, wanted, model, state, received, trained, version)
+        payload, state = give(order, wanted, model, state, received, trained, version, selection)
         payloads.append(payload)
     seconds = replace(report.seconds, build=build_s, train=train_s, encode=laps.lap())
     return replace(report, payloads=tuple(payloads), metrics={**metrics, **scored}, seconds=seconds), state
@@ -161,6 +154,7 @@ def _train(job: _Job, report: Report) -> tuple[Report, DeviceState]:
 def _evaluate(job: _Job, report: Report) -> tuple[Report, DeviceState]:
     """Score the model as it comes, on the hold-out."""
     laps = _Laps(job.sensors.clock)
+    job = replace(job, order=resolve(job.order, job.state))
     received, _, state = receive(job.order, job.model, job.state)
     build_s = laps.lap()
     scored = _scored(job, received)

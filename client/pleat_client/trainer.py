@@ -1,35 +1,36 @@
-"""Trainer: local training of a submodel, its score and its step time. Torch lives here and in `objectives`.
+"""Trainer: local training of a submodel, its score and its step time. Torch lives here and in the files it is made of.
 
-`train` is a function of its arguments: the batches and every random draw follow from the order's seed. Parameters,
-gradients and momentum are three flat vectors, and every tensor of the submodel, and of each smaller submodel nested in
-it, is a view of them: smaller sizes share weights without a copy and add their gradients in place, and an optimiser
-step is three vector operations. SGD is written by hand because importing torch.optim costs 70 MB.
+`train` is a function of its arguments: the batches and every random draw follow from the order's seed. How weights,
+gradients and momentum lie in memory is `flat.py`, how weights enter the net `gates.py`, what is minimised
+`objectives.py`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pleat.elastic.selection import Selection, cut_array, cuts, held
+from pleat.elastic.selection import Selection, cuts
 from pleat.errors import LocalError
 from pleat.exchange.order import NetSpec, Work
 from pleat.modelmap import ModelMap
-from pleat.nets.build import build
-from pleat.nets.nested import views
+from pleat.nets.build import build, classes_of
 from pleat.nets.shrink import load, read, shrink
 from pleat.params import Params
 from pleat.shard import Shard
+from pleat_client.flat import Nested, bind, flatten, local_masks
+from pleat_client.gates import Gated
 from pleat_client.objectives import objective
 
 Tick = Callable[[float, float | None], None]  # (share of steps done, loss); raises to stop the training
 Metrics = dict[str, float]
+EpochEnded = Callable[[int, Callable[[], Params]], None]
 
 _SCORED_AT_ONCE = 64  # samples; without gradients this needs less memory than any training batch
 
@@ -51,122 +52,11 @@ def batches(samples: int, batch: int, epochs: int, seed: int) -> Iterator[NDArra
             yield order[start : start + batch]
 
 
-@dataclass
-class Flat:
-    """Parameters, summed gradient and momentum of one submodel as flat vectors, and its tensors as views of them."""
-
-    weights: Tensor
-    gradient: Tensor
-    velocity: Tensor | None
-    leaf: dict[str, Tensor]  # parameter name -> leaf tensor over `weights` whose .grad lies in `gradient`
-    grads: dict[str, Tensor]
-    inside: Tensor | None  # 1 where an element mask lets a weight live, else 0; None without masks
-
-    def step(self, work: Work) -> None:
-        """v = m v + g + decay w; w -= rate v, with g clipped to norm `work.clip`."""
-        with torch.no_grad():
-            g = self.gradient
-            if self.inside is not None:
-                g.mul_(self.inside)
-            if work.clip:
-                norm = float(g.norm())
-                if norm > work.clip:
-                    g.mul_(work.clip / norm)
-            if work.decay:
-                g.add_(self.weights, alpha=work.decay)
-            if self.velocity is not None:
-                g = self.velocity.mul_(work.momentum).add_(g)
-            self.weights.add_(g, alpha=-work.rate)
-            self.gradient.zero_()
-
-
-def flatten(module: nn.Module, masks: dict[str, Tensor], momentum: bool) -> Flat:
-    """Move the module's parameters into one flat vector; the module computes with views of it from then on."""
-    own = dict(module.named_parameters())
-    shapes = {name: p.shape for name, p in own.items()}
-    weights = torch.cat([p.detach().reshape(-1) for p in own.values()])
-    leaf = {name: window.detach().requires_grad_() for name, window in _windows(weights, shapes).items()}
-    _bind(module, leaf)
-    own.clear()  # the old parameters go before gradient and momentum come
-    gradient = torch.zeros_like(weights)
-    grads = _windows(gradient, shapes)
-    for name, parameter in leaf.items():
-        parameter.grad = grads[name]
-    inside = None
-    if masks:
-        every = weights.new_ones(())
-        inside = torch.cat([masks.get(n, every).expand(shape).reshape(-1) for n, shape in shapes.items()])
-    return Flat(weights, gradient, torch.zeros_like(weights) if momentum else None, leaf, grads, inside)
-
-
-def _windows(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Consecutive views of `flat` in these shapes."""
-    parts = torch.split(flat, [shape.numel() for shape in shapes.values()])
-    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-
-
-def _bind(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Let `module` compute with `tensors` as its parameters: plain tensors, which registration would refuse."""
-    for name, tensor in tensors.items():
-        owner, _, attribute = name.rpartition(".")
-        module.get_submodule(owner)._parameters[attribute] = tensor  # type: ignore[assignment]
-
-
-class Nested:
-    """One smaller submodel inside a flat one: the same weights, its gradients added to the same gradient.
-
-    Where a smaller tensor is a plain window of the larger one, it is bound once, as a leaf whose storage is the larger
-    weight's; `collect` adds its gradient to the same window of the larger gradient. Elsewhere (scattered channels,
-    element masks) it is cut anew for every batch and differentiated through.
-    """
-
-    def __init__(self, module: nn.Module, model: ModelMap, inner: Selection, outer: Selection, flat: Flat) -> None:
-        self._model, self._inner, self._outer, self._flat, self._module = model, inner, outer, flat, module
-        self._masks = local_masks(model, inner, flat.weights.device)
-        windows = views(model, inner, outer, {n: p.detach() for n, p in flat.leaf.items()})
-        gradients = views(model, inner, outer, flat.grads)
-        own = {n for n, w in windows.items() if n not in self._masks and _shares(w, flat.weights)}
-        fixed = {name: windows[name].detach().requires_grad_() for name in sorted(own)}
-        self._windows = [(leaf, gradients[name]) for name, leaf in fixed.items()]
-        self._loose = sorted(windows.keys() - own)
-        _bind(self._module, fixed)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._loose:
-            fresh = views(self._model, self._inner, self._outer, dict(self._flat.leaf))
-            cut = {n: fresh[n] * self._masks[n] if n in self._masks else fresh[n] for n in self._loose}
-            _bind(self._module, cut)
-        out: Tensor = self._module(x)
-        return out
-
-    def collect(self) -> None:
-        """Add what backward left in the windows' leaves to the larger gradient."""
-        found = [(window, leaf.grad) for leaf, window in self._windows if leaf.grad is not None]
-        if found:
-            torch._foreach_add_([window for window, _ in found], [grad for _, grad in found])
-        for leaf, _ in self._windows:
-            leaf.grad = None
-
-
-def _shares(view: Tensor, whole: Tensor) -> bool:
-    return view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
-
-
-def local_masks(model: ModelMap, selection: Selection, device: torch.device) -> dict[str, Tensor]:
-    """The selection's element masks in the submodel's own shapes, as float tensors of 0 and 1."""
-    out = {}
-    for spec in held(model, selection):
-        if spec.name in selection.masks:
-            part = cut_array(selection.masks[spec.name], cuts(model, selection, spec))
-            out[spec.name] = torch.from_numpy(np.ascontiguousarray(part, np.float32)).to(device)
-    return out
-
-
 class _Batch:
-    """The submodels applied to one batch, largest first."""
+    """The submodels applied to one batch, largest first. `seen`: which classes the device has samples of, 1 or 0."""
 
-    def __init__(self, forwards: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> None:
-        self._forwards, self._x = forwards, x
+    def __init__(self, forwards: Sequence[Callable[[Tensor], Tensor]], x: Tensor, seen: Tensor | None) -> None:
+        self._forwards, self._x, self.seen = forwards, x, seen
 
     @property
     def sizes(self) -> int:
@@ -176,10 +66,31 @@ class _Batch:
         return self._forwards[size](self._x)
 
 
-def _modules(net: NetSpec, model: ModelMap, selections: Sequence[Selection], device: str) -> list[nn.Module]:
+def _modules(
+    net: NetSpec, model: ModelMap, selections: Sequence[Selection], device: str, scaler: bool
+) -> list[nn.Module]:
     """The smaller modules; the whole one, which they are cut from, is let go."""
     whole = build(net.factory, net.arguments)
-    return [shrink(whole, model, selection).to(device).train() for selection in selections]
+    modules = [shrink(whole, model, selection).to(device).train() for selection in selections]
+    if scaler:
+        for module, selection in zip(modules, selections, strict=True):
+            scale(module, model, selection)
+    return modules
+
+
+def scale(module: nn.Module, model: ModelMap, selection: Selection) -> None:
+    """Divide what every cut layer puts out by the share of its channels that is held (HeteroFL's scaler), so that the
+    next layer, which sums over fewer inputs, sees sums as large as in the whole net. In training only."""
+    layers = dict(module.named_modules())
+    for spec in model.tensors:
+        layer = layers.get(spec.name.rpartition(".")[0])
+        cut = cuts(model, selection, spec)[0] if spec.positions and layer is not None else None
+        if cut is not None and layer is not None:
+            layer.register_forward_hook(_divided_by(cut.size / spec.shape[0]))
+
+
+def _divided_by(share: float) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    return lambda layer, given, out: out / share
 
 
 class Trainer:
@@ -198,28 +109,40 @@ class Trainer:
         self._device = torch.device(device)
         self._work, self._objective = work, objective(work.objective)
         smaller = [inner for inner in nested if inner != selection]
-        self._module, *modules = _modules(net, model, (selection, *smaller), device)
+        self._module, *modules = _modules(net, model, (selection, *smaller), device, work.scaler)
         if params is not None:
             load(self._module, params)
-        self._flat = flatten(self._module, local_masks(model, selection, self._device), work.momentum > 0)
+        masks = local_masks(model, selection, self._device)
+        self._flat = flatten(self._module, masks, work.momentum > 0)
         pairs = zip(modules, smaller, strict=True)
         self._nested = [Nested(module, model, inner, selection, self._flat) for module, inner in pairs]
-        self._forwards: list[Callable[[Tensor], Tensor]] = [self._module, *self._nested]
+        own = Gated(self._module, self._flat.leaf, masks, work.gate) if work.gate else self._module
+        self._forwards: list[Callable[[Tensor], Tensor]] = [own, *self._nested]
 
-    def step(self, x: Tensor, y: Tensor, rng: np.random.Generator) -> float:
+    def step(self, x: Tensor, y: Tensor, rng: np.random.Generator, seen: Tensor | None = None) -> float:
         """One optimiser step on one batch; returns the objective's first loss, unweighted."""
+        first = self.differentiate(x, y, rng, seen)
+        self._flat.step(self._work)
+        return first
+
+    def differentiate(self, x: Tensor, y: Tensor, rng: np.random.Generator, seen: Tensor | None = None) -> float:
+        """Add one batch's gradient to what is there; returns the objective's first loss, unweighted."""
         first: float | None = None
-        x, y = x.to(self._device), y.to(self._device)
-        for weight, loss in self._objective(_Batch(self._forwards, x), y, self._work.settings, rng):
+        x, y, seen = x.to(self._device), y.to(self._device), None if seen is None else seen.to(self._device)
+        for weight, loss in self._objective(_Batch(self._forwards, x, seen), y, self._work.settings, rng):
             (loss * weight).backward()  # type: ignore[no-untyped-call]  # backward(weight) loads sympy: 33 MB
             first = float(loss.detach()) if first is None else first
             for smaller in self._nested:
                 smaller.collect()
-        self._flat.step(self._work)
         return first if first is not None else 0.0
 
     def result(self) -> Params:
+        bind(self._module, self._flat.leaf)  # a gate leaves what it let through
         return read(self._module)
+
+    def gradient(self) -> Params:
+        """What `differentiate` has summed up, by tensor."""
+        return {name: grad.cpu().numpy().copy() for name, grad in self._flat.grads.items()}
 
 
 def train(
@@ -233,29 +156,62 @@ def train(
     seed: int = 0,
     tick: Tick = no_tick,
     device: str = "cpu",
+    epoch_ended: EpochEnded = lambda epoch, params: None,
 ) -> tuple[Params, Metrics]:
     """Train the submodel `selection` from `params`; returns its parameters and the mean loss of the last epoch.
 
     `nested`: smaller selections, within `selection`, that the objective may train along. Raises Diverged when the loss
-    is no longer finite, and whatever `tick` raises.
+    is no longer finite, and whatever `tick` raises. `epoch_ended` is called with the number of each epoch
+    done and a function that gives the parameters of then.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % (1 << 63))
         trainer = Trainer(net, model, selection, params, nested, work, device)
         x, y = torch.from_numpy(shard.x), torch.from_numpy(shard.y)
-        steps = work.epochs * -(-len(shard) // work.batch)
+        seen, steps = seen_classes(net, shard), work.epochs * -(-len(shard) // work.batch)
         draw = np.random.Generator(np.random.PCG64([seed, 1]))
         total = 0.0
         for number, index in enumerate(batches(len(shard), work.batch, work.epochs, seed)):
             rows = torch.from_numpy(index)
-            loss = trainer.step(x[rows], y[rows], draw)
+            loss = trainer.step(x[rows], y[rows], draw, seen)
             if not np.isfinite(loss):
                 raise Diverged(
                     f"loss became {loss} at step {number + 1} of {steps}; a lower training.rate or a clip helps"
                 )
             total = (0.0 if number % (steps // work.epochs) == 0 else total) + loss * len(index)
             tick((number + 1) / steps, loss)
+            if (number + 1) % (steps // work.epochs) == 0:
+                epoch_ended((number + 1) // (steps // work.epochs), trainer.result)
         return trainer.result(), {"loss": total / len(shard)}
+
+
+def seen_classes(net: NetSpec, shard: Shard) -> Tensor:
+    """1 for each class that the shard has samples of, else 0."""
+    seen = torch.zeros(classes_of(net))
+    seen[list(shard.labels)] = 1
+    return seen
+
+
+def gradient(
+    net: NetSpec,
+    model: ModelMap,
+    selection: Selection,
+    params: Params,
+    work: Work,
+    shard: Shard,
+    seed: int,
+    device: str = "cpu",
+) -> Params:
+    """The objective's gradient on one batch at `params`, at every entry of the submodel, whatever its masks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % (1 << 63))
+        plain = replace(work, gate="")
+        trainer = Trainer(net, model, Selection(selection.kept, selection.dropped), params, (), plain, device)
+        rows = torch.from_numpy(next(batches(len(shard), work.batch, 1, seed)))
+        x, y = torch.from_numpy(shard.x)[rows], torch.from_numpy(shard.y)[rows]
+        draw = np.random.Generator(np.random.PCG64([seed, 1]))
+        trainer.differentiate(x, y, draw, seen_classes(net, shard))
+        return trainer.gradient()
 
 
 def score(

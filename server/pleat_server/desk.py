@@ -13,9 +13,11 @@ import numpy as np
 
 from pleat.codec.coding import build
 from pleat.codec.transform import Context
+from pleat.elastic.selection import Selection
 from pleat.errors import RemoteError, UseError
 from pleat.exchange.order import Order, OrderId, Payload
 from pleat.exchange.report import Outcome, Report
+from pleat.exchange.returned import reported_part
 from pleat.exchange.wire import report_from_bytes
 from pleat.modelmap import ModelMap
 from pleat.params import Sparse, Update, dot
@@ -26,7 +28,7 @@ LARGEST_NORM = 1e6  # an update of a larger Euclidean norm is refused: no honest
 
 
 def decode_payload(model: ModelMap, order: Order, payload: Payload, checked: bool = False) -> Update:
-    """One payload of a report, decoded in the coordinates of the order's submodel. Raises RemoteError.
+    """One payload of a report, decoded in the coordinates of its part of the model. Raises RemoteError.
 
     `checked`: it passed the desk before and comes from the spool, which has a checksum of its own.
     """
@@ -35,9 +37,16 @@ def decode_payload(model: ModelMap, order: Order, payload: Payload, checked: boo
         raise RemoteError(
             f"report {order.id} of {order.device}: payload {payload.name!r} in {payload.coding!r}, asked for {asked}"
         )
-    context = Context(model, order.selection, order.id.round, order.seed, _version(order), checked=checked)
+    part = part_of(model, order, payload)
+    context = Context(model, part, order.id.round, order.seed, _version(order), checked=checked)
     update: Update = build(payload.coding).decode(payload.frame, context)
     return update
+
+
+def part_of(model: ModelMap, order: Order, payload: Payload) -> Selection:
+    """Where in the model a report's payload lies: what the order asks for, or the masks that the device chose."""
+    wanted = next(r for r in order.returns if r.name == payload.name)
+    return reported_part(model, order, wanted, payload)
 
 
 def _version(order: Order) -> int:

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pleat.elastic.fold import Fold
+from pleat.elastic.portion import only_held
 from pleat.exchange.order import Order, OrderId
 from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
 from pleat.modelmap import Axis, ModelMap
 from pleat.params import Array, Params, Sparse, Update
 from pleat.recipes.recipe import Recipe
-from pleat_server.desk import decode_payload
+from pleat_server.desk import decode_payload, part_of
 from pleat_server.plan.value.cosine import Contribution, data_values, mixed, values_within
 from pleat_server.round import Setup
 from pleat_server.state import Holding, State
@@ -32,7 +33,7 @@ from pleat_server.state import Holding, State
 @dataclass(frozen=True)
 class Folded:
     """What came of a round's reports: the step of the global model (None where none was accepted), the reports that
-    count, and those that carried no update; the reports without their payloads."""
+    count, and those that carried no update; the reports without their payloads' frames."""
 
     step: Params | None
     values: Mapping[str, float]  # device -> what its data was worth (policy.md 4.5); empty with fewer than two
@@ -86,7 +87,8 @@ class Folding:
         report, update = self._updates.first(order)
         if update is not None:
             weight, rows = weight_of(self._setup.recipe, report), counted_rows(self._setup, report)
-            self._total.add(update, order.selection, weight, rows)
+            part = part_of(self._setup.model, order, report.payloads[0])
+            self._total.add(update, part, weight, rows)
         return report
 
 
@@ -100,9 +102,9 @@ class _Updates:
         self._kept: dict[OrderId, Update] = {}
 
     def first(self, order: Order) -> tuple[Report, Update | None]:
-        """The report without its payloads, and its update if it carries one."""
+        """The report without its payloads' frames, and its update if it carries one."""
         report = report_from_bytes(self._read(order.id))
-        light = replace(report, payloads=())
+        light = replace(report, payloads=tuple(replace(p, frame=b"") for p in report.payloads))
         if report.outcome is not Outcome.DONE:
             return light, None
         update = self._decoded(order, report)
@@ -171,7 +173,8 @@ def _values(setup: Setup, total: Fold, accepted: list[tuple[Order, Report]], upd
 def _again(setup: Setup, accepted: list[tuple[Order, Report]], updates: _Updates) -> Iterator[Contribution]:
     """The accepted updates once more, in their submodels' coordinates."""
     for order, report in accepted:
-        yield order.device, updates.again(order), order.selection, weight_of(setup.recipe, report)
+        part = part_of(setup.model, order, report.payloads[0])
+        yield order.device, updates.again(order), part, weight_of(setup.recipe, report)
 
 
 def advance(setup: Setup, state: State, folded: Folded) -> State:
@@ -189,12 +192,16 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
         velocity = {n: _scaled_sum(server.momentum, old[n], 1.0, s) if n in old else s for n, s in moved.items()}
         moved = velocity
     params = {
-        n: a + (moved[n] if server.rate == 1 else np.float32(server.rate) * moved[n]) for n, a in state.params.items()
+        n: a + (moved[n] if server.rate == 1 else np.float32(server.rate) * moved[n])
+        for n, a in cleared(setup, state.params, [o for o, _ in folded.accepted]).items()
     }
+    if setup.recipe.fold.clears == "unreturned":
+        parts = {part_of(setup.model, o, r.payloads[0]) for o, r in folded.accepted}
+        params = only_held(setup.model, params, parts)
     holdings = dict(state.holdings)
     for order, report in (*folded.accepted, *folded.empty):
         if report.outcome is Outcome.DONE and order.payloads:
-            holdings[order.device] = Holding(order.payloads[0].version, order.selection)
+            holdings[order.device] = holding_of(order, report)
         elif report.outcome is Outcome.REFUSED:
             holdings.pop(order.device, None)
     needed = {holding.version for holding in holdings.values()}
@@ -209,6 +216,25 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
         failed_rounds=0,
         done={**state.done, number: tuple(o.id.rank for o, _ in (*folded.accepted, *folded.empty))},
     )
+
+
+def cleared(setup: Setup, params: Params, asked: list[Order]) -> Params:
+    """The model that the step is added to: where the recipe says so, 0 in entries that none of these was sent."""
+    if setup.recipe.fold.clears == "nothing":
+        return params
+    received = (o.payloads[0].selection for o in asked)
+    return only_held(
+        setup.model, params, {o.selection if r is None else r for o, r in zip(asked, received, strict=True)}
+    )
+
+
+def holding_of(order: Order, report: Report) -> Holding:
+    """What a device holds after a report: the version it was sent, where it was sent it, and the masks it knows."""
+    model = order.payloads[0]
+    chosen = next((p.selection for p in report.payloads if p.selection is not None), order.selection)
+    received = order.selection if model.selection is None else model.selection
+    known = {s.masks_digest for s in (order.selection, received, chosen, *order.nested) if s.masks}
+    return Holding(model.version, received, frozenset(known), chosen)
 
 
 def _averaged(average: Params | None, params: Params, decay: float) -> Params | None:

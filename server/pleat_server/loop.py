@@ -248,7 +248,7 @@ class Loop:
     def _wants_full(self, event: Reported, waiting: Mapping[OrderId, Order]) -> bool:
         """Whether a device lacks the version its order is coded against: after a damaged checkpoint or a lost store."""
         asked = waiting.get(event.order_id)
-        if asked is None or asked.payloads[0].base < 0 or event.nbytes > SMALL_REPORT:
+        if asked is None or not asked.leans or event.nbytes > SMALL_REPORT:
             return False
         return report_from_bytes(self.keep.spool.read(event.order_id)).reason.startswith(NEEDS_FULL)
 

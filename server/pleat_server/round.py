@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 from pleat.codec.coding import build, uses_base
 from pleat.codec.transform import Context
 from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.portion import less
 from pleat.elastic.selection import WHOLE, Selection, compose, embed, extract
-from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Work
+from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Part, Payload, Return, Work
 from pleat.modelmap import ModelMap
 from pleat.params import Params, dense
 from pleat.recipes.recipe import Recipe
@@ -33,6 +36,12 @@ class Setup:
     net: NetSpec
     recipe: Recipe
     rows: tuple[Row, ...]
+
+    @cached_property
+    def personal(self) -> tuple[str, ...]:
+        """The tensors that stay on the devices."""
+        patterns = self.recipe.personal.tensors
+        return tuple(t.name for t in self.model.tensors if any(fnmatchcase(t.name, p) for p in patterns))
 
     @property
     def sizes(self) -> dict[float, Selection]:
@@ -76,7 +85,9 @@ def orders(setup: Setup, state: State, decisions: Decisions) -> list[Order]:
     out = []
     for rank, device in enumerate(sorted(decisions.rows)):
         row = setup.rows[decisions.rows[device]]
-        selection = selection_of(setup, state, row, device, decisions.round)
+        selection, received = submodel_of(setup, state, row, device, decisions.round)
+        holding, returns = state.holdings.get(device), setup.recipe.returns
+        model = _model_payload(setup, state, received, device, row.down, decisions.round, frames)
         out.append(
             Order(
                 id=OrderId(state.run, decisions.round, rank),
@@ -85,22 +96,43 @@ def orders(setup: Setup, state: State, decisions: Decisions) -> list[Order]:
                 net=setup.net,
                 selection=selection,
                 nested=tuple(compose(setup.model, n, selection) for n in row.nested),
-                work=work_of(setup.recipe),
-                payloads=(_model_payload(setup, state, selection, device, row.down, decisions.round, frames),),
-                returns=(Return(setup.recipe.returns.payload, row.up),),
+                work=_work(setup.recipe, state.seed),
+                payloads=(model if received == selection else replace(model, selection=received),),
+                returns=(Return(returns.payload, row.up, Part(returns.part)),),
                 seed=seed_of(state.seed, "train", decisions.round, device),
                 memory_bytes=row.memory_bytes,
+                personal=setup.personal,
+                known=holding.known if holding else frozenset(),
             )
         )
     return out
 
 
+def submodel_of(setup: Setup, state: State, row: Row, device: str, number: int) -> tuple[Selection, Selection]:
+    """What a device trains, and what of it the model's payload brings: not its personal tensors, once it has them,
+    and not what lies outside masks that hold for the payload alone."""
+    held = selection_of(setup, state, row, device, number)
+    trained = Selection(held.kept, held.dropped) if setup.recipe.objective.dense else held
+    received = less(setup.model, held, setup.personal) if setup.personal and device in state.holdings else held
+    return trained, received
+
+
 def selection_of(setup: Setup, state: State, row: Row, device: str, number: int) -> Selection:
-    """The row's own selection, or a fresh draw where the recipe redraws each round."""
-    rule = setup.recipe.rule
-    if not rule.redraw or row.width == 1:
+    """The row's own selection; a fresh draw where the recipe redraws each round; or the masks the device came to."""
+    rule, model, holding = setup.recipe.rule, setup.model, state.holdings.get(device)
+    if number < rule.since:
+        return WHOLE
+    if rule.own and holding is not None and holding.own is not None:
+        return compose(model, row.selection, holding.own)
+    if not rule.redraw:
         return row.selection
-    return choose(rule.chooser, setup.model, row.width, Draw(state.seed, number, device, state.params))
+    rate = rate_at(row.width, rule.cubic, number)
+    return choose(rule.chooser, model, rate, Draw(state.seed, number, device, state.params))
+
+
+def rate_at(rate: float, rounds: int, number: int) -> float:
+    """The rate in round `number` when it falls from 1 to `rate` over `rounds` rounds: r + (1 - r)(1 - t / T)^3."""
+    return rate + (1 - rate) * (1 - min(1.0, (number - 1) / rounds)) ** 3 if rounds else rate
 
 
 def sizes_of(setup: Setup, state: State) -> dict[float, Selection]:
@@ -109,21 +141,31 @@ def sizes_of(setup: Setup, state: State) -> dict[float, Selection]:
     if not setup.recipe.rule.redraw:
         return setup.sizes
     draw = Draw(state.seed, state.round, "", state.evaluated)
-    drawn = {width: choose(setup.recipe.rule.chooser, setup.model, width, draw) for width in setup.sizes}
-    return {1.0: WHOLE, **drawn}
+    rule = setup.recipe.rule
+    rates = {width: rate_at(width, rule.cubic, max(1, state.round)) for width in setup.sizes}
+    return {1.0: WHOLE, **{width: choose(rule.chooser, setup.model, rate, draw) for width, rate in rates.items()}}
+
+
+def _work(recipe: Recipe, seed: int) -> Work:
+    """An adjuster may want the run's first weights, which follow from the run's seed."""
+    work = work_of(recipe)
+    return replace(work, settings={**work.settings, "start": float(seed)}) if work.adjust else work
 
 
 def work_of(recipe: Recipe) -> Work:
     t = recipe.training
     return Work(
         objective=recipe.objective.name,
-        settings=recipe.objective.settings,
+        settings={**recipe.objective.settings, **recipe.rule.settings},
         epochs=t.epochs,
         batch=t.batch,
         rate=t.rate,
         momentum=t.momentum,
         decay=t.decay,
         clip=t.clip,
+        scaler=recipe.objective.scaler,
+        gate=recipe.objective.gate,
+        adjust=recipe.rule.adjust,
     )
 
 

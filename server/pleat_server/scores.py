@@ -19,7 +19,7 @@ class Evaluator(Protocol):
 
 def scores_of(setup: Setup, state: State, folded: Folded, evaluate: Evaluator | None) -> dict[str, Any]:
     """Accuracy and loss of the evaluated copy, at its largest and every offered size, or by the devices' hold-outs."""
-    if evaluate is None:
+    if evaluate is None or setup.personal:  # with personal tensors no model of the server's is anybody's
         return _by_devices(folded)
     sizes: dict[str, float] = {}
     out: dict[str, Any] = {"accuracy_by_size": sizes}

@@ -27,10 +27,13 @@ KEPT_VERSIONS = 8  # published versions kept for devices that still hold them; a
 
 @dataclass(frozen=True)
 class Holding:
-    """What a device acknowledged: the published version, cut by the selection it came under."""
+    """What a device acknowledged: the published version, cut by the selection it came under; digests of the masks it
+    knows; and the submodel that its report was on, with the masks that it chose."""
 
     version: int
     selection: Selection
+    known: frozenset[bytes] = frozenset()
+    own: Selection | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,12 @@ def to_checkpoint(state: State, model: ModelMap) -> tuple[dict[str, dict[str, ND
     masks: dict[str, NDArray[Any]] = {}
     holdings = {}
     for device, holding in sorted(state.holdings.items()):
-        holdings[device] = {"version": holding.version, **_selection_facts(holding.selection)}
-        for tensor, mask in holding.selection.masks.items():
-            masks[f"{device}\n{tensor}"] = np.packbits(mask)
+        known = sorted(d.hex() for d in holding.known)
+        holdings[device] = {"version": holding.version, "known": known, **_selection_facts(holding.selection)}
+        _pack(masks, device, holding.selection)
+        if holding.own is not None and holding.own != holding.selection:
+            holdings[device]["own"] = _selection_facts(holding.own)
+            _pack(masks, f"{device}\nown", holding.own)
     if masks:
         arrays["masks"] = masks
     facts = {
@@ -111,13 +117,10 @@ def from_checkpoint(
     masks = arrays.get("masks", {})
     holdings = {}
     for device, plain in facts["holdings"].items():
-        held = {n: np.asarray(i, np.int64) for n, i in plain["kept"].items()}
-        own = {}
-        for tensor in plain["masks"]:
-            shape = model.tensor[tensor].shape
-            bits = np.unpackbits(masks[f"{device}\n{tensor}"], count=int(np.prod(shape)))
-            own[tensor] = bits.astype(np.bool_).reshape(shape)
-        holdings[device] = Holding(plain["version"], Selection(held, frozenset(plain["dropped"]), own))
+        selection = _unpack(masks, device, plain, model)
+        own = _unpack(masks, f"{device}\nown", plain["own"], model) if "own" in plain else selection
+        known = frozenset(bytes.fromhex(d) for d in plain.get("known", ()))
+        holdings[device] = Holding(plain["version"], selection, known, own)
     published = {int(k.split(".", 1)[1]): dict(v) for k, v in arrays.items() if k.startswith("published.")}
     extras = {k.split(".", 1)[1]: dict(v) for k, v in arrays.items() if k.startswith("extra.")}
     return State(
@@ -144,3 +147,18 @@ def _selection_facts(selection: Selection) -> dict[str, Any]:
         "dropped": sorted(selection.dropped),
         "masks": sorted(selection.masks),
     }
+
+
+def _pack(masks: dict[str, NDArray[Any]], name: str, selection: Selection) -> None:
+    for tensor, mask in selection.masks.items():
+        masks[f"{name}\n{tensor}"] = np.packbits(mask)
+
+
+def _unpack(masks: Mapping[str, NDArray[Any]], name: str, plain: Mapping[str, Any], model: ModelMap) -> Selection:
+    kept = {n: np.asarray(i, np.int64) for n, i in plain["kept"].items()}
+    own = {}
+    for tensor in plain["masks"]:
+        shape = model.tensor[tensor].shape
+        bits = np.unpackbits(masks[f"{name}\n{tensor}"], count=int(np.prod(shape)))
+        own[tensor] = bits.astype(np.bool_).reshape(shape)
+    return Selection(kept, frozenset(plain["dropped"]), own)

@@ -20,6 +20,7 @@ class Given:
     def __init__(self, *logits: list[list[float]]) -> None:
         self.tensors = [torch.tensor(one, requires_grad=True) for one in logits]
         self.asked: list[int] = []
+        self.seen: torch.Tensor | None = None
 
     @property
     def sizes(self) -> int:
@@ -42,6 +43,25 @@ def test_cross_entropy_trains_the_own_size_alone() -> None:
     logits = Given(SURE, FLAT)
     assert terms("cross_entropy", logits) == pytest.approx([CE_SURE])
     assert logits.asked == [0]
+
+
+def test_masked_sets_the_logits_of_absent_classes_to_0_and_gives_their_rows_no_gradient() -> None:
+    # Class 2 is absent: its logit 5 counts as 0. Softmax of (log 3, 0, 0): 3/5, 1/5, 1/5.
+    logits = Given([[math.log(3), 0.0, 5.0], [math.log(3), 0.0, 5.0]])
+    logits.seen = torch.tensor([1.0, 1.0, 0.0])
+    (_, loss), *_ = objective("masked")(logits, Y, {}, np.random.default_rng(0))
+    assert loss.item() == pytest.approx((math.log(5 / 3) + math.log(5)) / 2)
+    loss.backward()
+    grad = logits.tensors[0].grad
+    assert grad is not None
+    assert not grad[:, 2].any()
+    assert grad[:, :2].all()
+
+
+def test_masked_with_every_class_seen_is_cross_entropy() -> None:
+    logits = Given(SURE)
+    logits.seen = torch.ones(2)
+    assert terms("masked", logits) == terms("cross_entropy", Given(SURE)) == terms("masked", Given(SURE))
 
 
 def test_joint_sums_cross_entropy_over_all_sizes_own_first() -> None:

@@ -32,26 +32,41 @@ class Holds(Table, frozen=True):
 
 
 class Rule(Table, frozen=True):
-    """2. The rule that picks it. `chooser`: an entry of `elastic/choosers`; `redraw`: anew each round, or fixed."""
+    """2. The rule that picks it. `chooser`: an entry of `elastic/choosers`; `redraw`: anew each round, or fixed.
+    `since`: the first round in which it applies, the whole model before; `cubic`: rounds over which the rate falls from
+    1 to the row's, fast at first. `adjust`: how the device changes its masks, an entry of its adjusters, with
+    `settings`; `own`: each device goes on from the masks it came to, else all from the server's."""
 
     chooser: str = "whole"
     redraw: bool = False
+    since: int = 1
+    cubic: int = 0
+    adjust: str = ""
+    own: bool = False
+    settings: dict[str, float] = {}
 
 
 class Objective(Table, frozen=True):
     """3. What is trained. `name`: an entry of the device's objectives; `settings`: its numbers; `nested`: train along
-    the ladder's smaller rows too. `passes`: forward-backward passes a batch costs, relative to the own size alone."""
+    the ladder's smaller rows too. `gate`: how weights enter the net in training, an entry of the device's gates.
+    `scaler`: divide what a cut layer puts out by the share of it that is held. `dense`: train what the masks leave out
+    too, from 0."""
 
     name: str = "cross_entropy"
     nested: bool = False
+    gate: str = ""
+    scaler: bool = False
+    dense: bool = False
     settings: dict[str, float] = {}
 
 
 class Returns(Table, frozen=True):
     """4. What comes back and how it is coded; `up` and `down` are codec chains. `keeps`: shares of an update's entries
-    on offer as rows, replacing `{keep}` in `up`; `bits` likewise `{bits}`."""
+    on offer as rows, replacing `{keep}` in `up`; `bits` likewise `{bits}`. `part`: the own submodel, what lay outside
+    the masks of what was received, or the masks that the device chose."""
 
     payload: str = "update"
+    part: Literal["own", "outside", "chosen"] = "own"
     up: str = "raw"
     down: str = "raw"
     keeps: tuple[float, ...] = (1.0,)
@@ -60,10 +75,12 @@ class Returns(Table, frozen=True):
 
 class FoldChoice(Table, frozen=True):
     """5. Fill and average: step = sum p_k delta_k / W^exponent (1: coverage, 0: residual). `weights`: p_k by samples or
-    equal. `rows`: leave rows of classes absent on a device out of its coverage."""
+    equal. `rows`: leave rows of classes absent on a device out of its coverage. `clears`: what is set to 0 before the
+    step is added: nothing, entries that no device was sent, or also those that none returned."""
 
     exponent: float = 1.0
     fill: Literal["update", "zero"] = "update"
+    clears: Literal["nothing", "unsent", "unreturned"] = "nothing"
     weights: Literal["samples", "equal"] = "samples"
     rows: bool = False
 
@@ -193,6 +210,8 @@ def _check(recipe: Recipe, where: Callable[[str], str]) -> None:
     need(falling and all(0 < w <= 1 for w in widths), "holds.widths", "rates in (0, 1], falling", widths)
     need(all(0 < k <= 1 for k in recipe.returns.keeps), "returns.keeps", "shares in (0, 1]", recipe.returns.keeps)
     need(0 <= recipe.fold.exponent <= 1, "fold.exponent", "in [0, 1]", recipe.fold.exponent)
+    need(recipe.rule.since >= 1, "rule.since", "a round from 1", recipe.rule.since)
+    need(recipe.rule.cubic >= 0, "rule.cubic", "0 (off) or a number of rounds", recipe.rule.cubic)
     need(t.epochs >= 1, "training.epochs", "at least 1", t.epochs)
     need(t.batch >= 1, "training.batch", "at least 1", t.batch)
     need(t.rate > 0, "training.rate", "above 0", t.rate)
@@ -218,6 +237,16 @@ def _consistent(recipe: Recipe, where: Callable[[str], str]) -> None:
         fold.fill == "zero" and fold.exponent != 1,
         "fold.exponent",
         f'fold.fill = "zero", which has no exponent; remove it, or write fill = "update" (exponent {fold.exponent:g})',
+    )
+    clash(
+        rule.cubic > 0 and not rule.redraw,
+        "rule.cubic",
+        "rule.redraw = false, under which no rate changes; write redraw = true, or remove cubic",
+    )
+    clash(
+        rule.own and rule.redraw,
+        "rule.own",
+        "rule.redraw = true: the masks are either the device's own or drawn anew; remove one of them",
     )
     clash(
         rule.chooser == "whole" and holds.widths != (1.0,),

@@ -8,6 +8,8 @@ import typer
 
 from pleat_server.cli import options
 
+HOLDOUT = 0.2  # of a device's shard, where devices score their own models
+
 
 def run(
     recipe: options.RecipeName = "elastic",
@@ -50,8 +52,9 @@ def run(
     widths = demo.widths(afford)
     limits = demo.afford(demo.offered(config), widths) if widths else []
     budgets = [limits[i % len(limits)] for i in range(devices)] if limits else None
+    kept = HOLDOUT if app.read_recipe(config).personal.tensors else 0.0  # such models are scored where they are
     with live.watching(rounds) as watch:
-        summary = app.simulate(config, app.virtual_devices(dealt.devices, budgets), dealt.test, watch)
+        summary = app.simulate(config, app.virtual_devices(dealt.devices, budgets, kept, seed), dealt.test, watch)
     live.report(summary, config.folder)
     if json:
         options.write_json(json, summary)

@@ -10,7 +10,7 @@ import difflib
 
 from pleat.elastic.choosers.draw import Chooser, Draw
 from pleat.elastic.choosers.inner import hybrid, inner
-from pleat.elastic.choosers.magnitude import magnitude
+from pleat.elastic.choosers.magnitude import magnitude, magnitude_erk, magnitude_global
 from pleat.elastic.choosers.width import prefix, random, rolling, whole
 from pleat.elastic.selection import Selection
 from pleat.errors import UseError
@@ -26,6 +26,8 @@ CHOOSERS: dict[str, Chooser] = {
     "random": random,
     "rolling": rolling,
     "magnitude": magnitude,
+    "magnitude-global": magnitude_global,
+    "magnitude-erk": magnitude_erk,
 }
 
 

@@ -1,0 +1,130 @@
+"""Flat: a submodel's parameters, gradients and momentum as three flat vectors, and smaller submodels as views of them.
+
+Every tensor of the submodel, and of each smaller submodel nested in it, is a view: smaller sizes share weights without
+a copy and add their gradients in place, and an optimiser step is three vector operations. SGD is written by hand
+because importing torch.optim costs 70 MB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pleat.elastic.selection import Selection, cut_array, cuts, held
+from pleat.exchange.order import Work
+from pleat.modelmap import ModelMap
+from pleat.nets.nested import views
+
+
+@dataclass
+class Flat:
+    """Parameters, summed gradient and momentum of one submodel as flat vectors, and its tensors as views of them."""
+
+    weights: Tensor
+    gradient: Tensor
+    velocity: Tensor | None
+    leaf: dict[str, Tensor]  # parameter name -> leaf tensor over `weights` whose .grad lies in `gradient`
+    grads: dict[str, Tensor]
+    inside: Tensor | None  # 1 where an element mask lets a weight live, else 0; None without masks
+
+    def step(self, work: Work) -> None:
+        """v = m v + g + decay w; w -= rate v, with g clipped to norm `work.clip`."""
+        with torch.no_grad():
+            g = self.gradient
+            if self.inside is not None:
+                g.mul_(self.inside)
+            if work.clip:
+                norm = float(g.norm())
+                if norm > work.clip:
+                    g.mul_(work.clip / norm)
+            if work.decay:
+                g.add_(self.weights, alpha=work.decay)
+            if self.velocity is not None:
+                g = self.velocity.mul_(work.momentum).add_(g)
+            self.weights.add_(g, alpha=-work.rate)
+            self.gradient.zero_()
+
+
+def flatten(module: nn.Module, masks: dict[str, Tensor], momentum: bool) -> Flat:
+    """Move the module's parameters into one flat vector; the module computes with views of it from then on."""
+    own = dict(module.named_parameters())
+    shapes = {name: p.shape for name, p in own.items()}
+    weights = torch.cat([p.detach().reshape(-1) for p in own.values()])
+    leaf = {name: window.detach().requires_grad_() for name, window in _windows(weights, shapes).items()}
+    bind(module, leaf)
+    own.clear()  # the old parameters go before gradient and momentum come
+    gradient = torch.zeros_like(weights)
+    grads = _windows(gradient, shapes)
+    for name, parameter in leaf.items():
+        parameter.grad = grads[name]
+    inside = None
+    if masks:
+        every = weights.new_ones(())
+        inside = torch.cat([masks.get(n, every).expand(shape).reshape(-1) for n, shape in shapes.items()])
+    return Flat(weights, gradient, torch.zeros_like(weights) if momentum else None, leaf, grads, inside)
+
+
+def _windows(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Consecutive views of `flat` in these shapes."""
+    parts = torch.split(flat, [shape.numel() for shape in shapes.values()])
+    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def bind(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Let `module` compute with `tensors` as its parameters: plain tensors, which registration would refuse."""
+    for name, tensor in tensors.items():
+        owner, _, attribute = name.rpartition(".")
+        module.get_submodule(owner)._parameters[attribute] = tensor  # type: ignore[assignment]
+
+
+class Nested:
+    """One smaller submodel inside a flat one: the same weights, its gradients added to the same gradient.
+
+    Where a smaller tensor is a plain window of the larger one, it is bound once, as a leaf whose storage is the larger
+    weight's; `collect` adds its gradient to the same window of the larger gradient. Elsewhere (scattered channels,
+    element masks) it is cut anew for every batch and differentiated through.
+    """
+
+    def __init__(self, module: nn.Module, model: ModelMap, inner: Selection, outer: Selection, flat: Flat) -> None:
+        self._model, self._inner, self._outer, self._flat, self._module = model, inner, outer, flat, module
+        self._masks = local_masks(model, inner, flat.weights.device)
+        windows = views(model, inner, outer, {n: p.detach() for n, p in flat.leaf.items()})
+        gradients = views(model, inner, outer, flat.grads)
+        own = {n for n, w in windows.items() if n not in self._masks and _shares(w, flat.weights)}
+        fixed = {name: windows[name].detach().requires_grad_() for name in sorted(own)}
+        self._windows = [(leaf, gradients[name]) for name, leaf in fixed.items()]
+        self._loose = sorted(windows.keys() - own)
+        bind(self._module, fixed)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._loose:
+            fresh = views(self._model, self._inner, self._outer, dict(self._flat.leaf))
+            cut = {n: fresh[n] * self._masks[n] if n in self._masks else fresh[n] for n in self._loose}
+            bind(self._module, cut)
+        out: Tensor = self._module(x)
+        return out
+
+    def collect(self) -> None:
+        """Add what backward left in the windows' leaves to the larger gradient."""
+        found = [(window, leaf.grad) for leaf, window in self._windows if leaf.grad is not None]
+        if found:
+            torch._foreach_add_([window for window, _ in found], [grad for _, grad in found])
+        for leaf, _ in self._windows:
+            leaf.grad = None
+
+
+def _shares(view: Tensor, whole: Tensor) -> bool:
+    return view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+
+
+def local_masks(model: ModelMap, selection: Selection, device: torch.device) -> dict[str, Tensor]:
+    """The selection's element masks in the submodel's own shapes, as float tensors of 0 and 1."""
+    out = {}
+    for spec in held(model, selection):
+        if spec.name in selection.masks:
+            part = cut_array(selection.masks[spec.name], cuts(model, selection, spec))
+            out[spec.name] = torch.from_numpy(np.ascontiguousarray(part, np.float32)).to(device)
+    return out

@@ -1,0 +1,97 @@
+"""Learning: an order's training from the parameters received, with the changes of masks that its adjuster makes.
+
+An adjuster may act before the first local epoch, after the epoch that its setting `after` names, or at the end; what
+it changes, the epochs that follow train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pleat.elastic.selection import Selection, extract
+from pleat.exchange.order import Order
+from pleat.modelmap import ModelMap
+from pleat.nets.build import initial
+from pleat.params import Params
+from pleat.shard import Shard
+from pleat_client.adjust import Moment, adjuster
+from pleat_client.trainer import Metrics, Tick, gradient, score, train
+
+
+@dataclass(frozen=True)
+class Learning:
+    """An order and what its training needs of the device."""
+
+    order: Order
+    model: ModelMap
+    shard: Shard
+    holdout: Shard | None
+    tick: Tick
+    device: str
+
+
+def learn(job: Learning, received: Params) -> tuple[Selection, Params, Metrics]:
+    """Train `received`; returns the order's selection, its masks as the device changed them, the parameters and the
+    metrics. Raises what `train` raises, and UseError for an unknown adjuster."""
+    work, first = job.order.work, list[Params]()
+    adjust = adjuster(work.adjust)
+
+    def note(epoch: int, params: Callable[[], Params]) -> None:
+        if work.adjust and not first:
+            first.append(params())
+
+    selection, params = adjust.before(_moment(job, job.order.selection, received, received)) or (
+        job.order.selection,
+        received,
+    )
+    until = int(work.settings.get("after", work.epochs)) if adjust.between else work.epochs
+    spans = [(0, min(until, work.epochs)), (min(until, work.epochs), work.epochs)]
+    metrics: Metrics = {}
+    for start, end in spans:
+        if end > start:
+            params, metrics = _train(job, selection, params, (start, end), note)
+        if start == 0 and adjust.between:
+            selection, params = adjust.between(_moment(job, selection, params, params)) or (selection, params)
+    selection, params = adjust.after(_moment(job, selection, params, first[0] if first else params)) or (
+        selection,
+        params,
+    )
+    return selection, params, metrics
+
+
+def _train(
+    job: Learning,
+    selection: Selection,
+    params: Params,
+    span: tuple[int, int],
+    note: Callable[[int, Callable[[], Params]], None],
+) -> tuple[Params, Metrics]:
+    """Local epochs from `span[0]` on up to `span[1]`; each span draws its own batches."""
+    order = job.order
+    work, seed = replace(order.work, epochs=span[1] - span[0]), order.seed + span[0]
+    return train(
+        order.net, job.model, selection, params, order.nested, work, job.shard, seed, job.tick, job.device, note
+    )
+
+
+def _moment(job: Learning, selection: Selection, params: Params, early: Params) -> Moment:
+    """What an adjuster may look at."""
+    order, model, shard = job.order, job.model, job.shard
+    held_out = job.holdout if job.holdout is not None and len(job.holdout) else shard
+
+    def accuracy(candidate: Params) -> float:
+        right, samples, _ = score(order.net, model, selection, candidate, held_out, job.device)
+        return right / samples
+
+    return Moment(
+        model,
+        selection,
+        params,
+        order.id.round,
+        order.work.settings,
+        lambda at: gradient(order.net, model, selection, at, order.work, shard, order.seed, job.device),
+        accuracy,
+        early,
+        lambda: extract(model, selection, initial(order.net, int(order.work.settings.get("start", 0)))),
+    )
