@@ -8,10 +8,12 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pleat.codec.masks import write_mask
 from pleat.errors import RemoteError, UseError
 from pleat.exchange import address, envelope, limits, messages
 from pleat.exchange.body import order_of
@@ -46,8 +48,8 @@ def select(**fields: Any) -> bytes:
     return body(an_order(selection=pb.Selection(**fields), names=["h"]))
 
 
-def mask(shape: tuple[int, ...], held: bytes) -> bytes:
-    return select(masks=[pb.Selection.Mask(tensor=0, shape=shape, held=held)])
+def mask(shape: tuple[int, ...], held: bytes, coded: bytes = b"") -> bytes:
+    return select(masks=[pb.Selection.Mask(tensor=0, shape=shape, held=held, coded=coded)])
 
 
 NAN = float("nan")
@@ -102,6 +104,21 @@ ORDERS: dict[str, tuple[bytes, str]] = {
     "a mask of 2^62 entries": (mask((2**31, 2**31), b"\xff"), "has 1 bytes, expected 576460752303423488"),
     "a mask with too many bits": (mask((3,), b"\x0f"), "bits beyond its last entry"),
     "a mask with nine axes": (mask((1,) * 9, b"\x01"), "9 axes of a mask"),
+    "a mask twice in two forms": (mask((3,), b"\x01", b"\0"), "has its bits twice"),
+    "a coded mask of 2^62 entries": (
+        mask((2**31, 2**31), b"", b"\0"),
+        "entries of all coded masks is 4611686018427387904",
+    ),
+    "a coded mask of another size": (mask((9,), b"", write_mask(np.zeros(8, np.bool_))), "frame is bound to"),
+    "a short digest of masks": (select(lent=b"x"), "by 1 bytes, not 32"),
+    "masks of its own and lent ones": (
+        select(lent=bytes(32), masks=[pb.Selection.Mask(tensor=0, shape=(3,), held=b"\x01")]),
+        "1 masks of its own names others",
+    ),
+    "a part of the future": (body(an_order(returns=[pb.Return(part=9)])), "return.part is 9"),
+    "a personal tensor that is not listed": (body(an_order(personal=[3])), "names place 3, 0 names are listed"),
+    "65537 personal tensors": (body(an_order(personal=[0] * 65537)), "65537 personal tensors"),
+    "a gate with an escape": (body(an_order(work=pb.Work(gate="\x1b"))), "cannot be printed"),
 }
 REPORTS: dict[str, tuple[bytes, str]] = {
     "an outcome of the future": (body(a_report(outcome=9)), "report.outcome is 9"),

@@ -19,7 +19,7 @@ from pleat.nets.shrink import load, read, shrink
 from pleat.nets.trace import model_map
 from pleat.params import Params, dense, digest
 from pleat.shard import Shard
-from pleat_client.trainer import Diverged, Trainer, batches, score, time_steps, train
+from pleat_client.trainer import Diverged, Trainer, batches, gradient, score, time_steps, train
 
 torch.set_num_threads(1)
 
@@ -210,3 +210,51 @@ def test_the_trainer_loads_neither_optimisers_nor_compilers() -> None:
         "if m in sys.modules]\nassert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", text], check=True)
+
+
+def test_the_scaler_divides_what_a_cut_layer_puts_out_by_the_share_it_holds() -> None:
+    """Half the channels of both hidden layers: their outputs count twice in training, those of the head once."""
+    model, start = model_map(MLP), initial(MLP, 0)
+    (half,) = widths(MLP, 0.5)
+    params = extract(model, half, start)
+    trainer = Trainer(MLP, model, half, params, (), Work(scaler=True))
+    x = torch.from_numpy(DIGITS.x[:5])
+    flat = x.reshape(5, -1)
+    w = {n: torch.from_numpy(a) for n, a in params.items()}
+    first = torch.relu(2 * (flat @ w["first.weight"].T + w["first.bias"]))
+    second = torch.relu(2 * (first @ w["second.weight"].T + w["second.bias"]))
+    by_hand = second @ w["head.weight"].T + w["head.bias"]
+    with torch.no_grad():
+        torch.testing.assert_close(trainer._module(x), by_hand)
+    plain = train(MLP, model, WHOLE, start, (), Work(epochs=1), DIGITS)[0]
+    assert digest(plain) == digest(train(MLP, model, WHOLE, start, (), Work(epochs=1, scaler=True), DIGITS)[0])
+    unscaled = train(MLP, model, half, params, (), Work(epochs=1), DIGITS)[0]
+    assert digest(unscaled) != digest(train(MLP, model, half, params, (), Work(epochs=1, scaler=True), DIGITS)[0])
+
+
+def test_a_gradient_is_of_every_entry_whatever_the_masks_and_changes_nothing() -> None:
+    model, start = model_map(MLP), initial(MLP, 0)
+    masks = choose("magnitude", model, 0.2, Draw(params=start))
+    params = extract(model, masks, start)
+    work = Work(batch=50, gate="threshold")
+    found = gradient(MLP, model, masks, params, work, DIGITS, 3)
+    module = build(MLP.factory, MLP.arguments)
+    load(module, params)
+    nn.functional.cross_entropy(module(torch.from_numpy(DIGITS.x)), torch.from_numpy(DIGITS.y)).backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None
+        np.testing.assert_allclose(found[name], parameter.grad.numpy(), atol=1e-6)
+    assert found["first.weight"][~masks.masks["first.weight"]].any()
+
+
+def test_the_end_of_each_epoch_is_told_with_the_parameters_of_then() -> None:
+    model, start, seen = model_map(MLP), initial(MLP, 0), dict[int, Params]()
+
+    def note(epoch: int, params) -> None:
+        seen[epoch] = {n: a.copy() for n, a in params().items()}
+
+    trained, _ = train(MLP, model, WHOLE, start, (), Work(epochs=2), DIGITS, epoch_ended=note)
+    once, _ = train(MLP, model, WHOLE, start, (), Work(epochs=1), DIGITS)
+    assert sorted(seen) == [1, 2]
+    assert digest(seen[1]) == digest(once)
+    assert digest(seen[2]) == digest(trained)

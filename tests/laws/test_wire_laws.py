@@ -14,7 +14,7 @@ from pleat.errors import LocalError
 from pleat.exchange import limits, messages
 from pleat.exchange.body import order_of, refusal_report, slices
 from pleat.exchange.envelope import pack, parse_device, parse_server
-from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Work
+from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Part, Payload, Return, Work
 from pleat.exchange.pb import fleet_pb2 as pb
 from pleat.exchange.report import Budgets, Heartbeat, Measured, Outcome, Profile, Report, Seconds
 from pleat.exchange.wire import (
@@ -163,6 +163,36 @@ server_words = (
     | st.builds(messages.Bye, words)
     | st.builds(messages.Refusal, st.sampled_from(messages.Why), words)
 )
+
+
+def masked_order(mask: np.ndarray, **more: object) -> Order:
+    selection = Selection(masks={"w": mask})
+    net = NetSpec("pleat.nets.zoo:mlp", {}, bytes(32))
+    payload = Payload("model", "raw", b"", selection=selection)
+    return Order(OrderId("r", 2, 0), "a", Kind.TRAIN, net, selection, payloads=(payload,), **more)  # type: ignore[arg-type]
+
+
+def test_masks_that_the_receiver_knows_travel_as_their_digest() -> None:
+    mask = np.random.default_rng(0).random((100, 50)) < 0.1
+    plain = masked_order(mask)
+    digest = plain.selection.masks_digest
+    known = masked_order(mask, known=frozenset([digest]))
+    assert order_from_bytes(order_to_bytes(plain)) == plain
+    came = order_from_bytes(order_to_bytes(known))
+    assert came.selection == came.payloads[0].selection == Selection(lent=digest)
+    assert order_to_bytes(came) == order_to_bytes(known)  # what was lent may be handed on
+    assert len(order_to_bytes(known)) < 200 < len(order_to_bytes(plain)) < 2 * mask.size / 8
+    assert order_to_bytes(masked_order(mask, known=frozenset([bytes(32)]))) == order_to_bytes(plain)
+
+
+def test_parts_personal_tensors_gates_and_adjusters_come_off_the_wire_as_they_went() -> None:
+    order = masked_order(
+        np.eye(3) > 0,
+        work=Work(scaler=True, gate="threshold", adjust="regrow"),
+        returns=tuple(Return("update", "raw", part) for part in Part),
+        personal=("w", "b"),
+    )
+    assert order_from_bytes(order_to_bytes(order)) == order
 
 
 @few
