@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pleat.elastic.selection import Selection
 from pleat.exchange.order import Kind, Order, OrderId
 from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
@@ -83,13 +84,14 @@ class Fleet:
 
     def _measure_order(self, setup: Setup, state: State, device: str) -> Order:
         rows = _timed(setup, state, device)
+        sizes = tuple(Selection(r.selection.kept, r.selection.dropped) for r in rows)  # a mask changes no timing
         return Order(
             id=OrderId(state.run, 0, self._rank(device)),
             device=device,
             kind=Kind.MEASURE,
             net=setup.net,
-            selection=rows[-1].selection,
-            nested=tuple(r.selection for r in rows),
+            selection=sizes[-1],
+            nested=sizes,
             work=replace(work_of(setup.recipe), steps=TIMED_STEPS),
             seed=seed_of(state.seed, "measure", device),
             memory_bytes=rows[-1].memory_bytes,

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
+from pleat.elastic.choosers.magnitude import top
 from pleat.exchange.report import Budgets
 from pleat.recipes.recipe import load, names
-from support.methods import Ran, away, simulate
+from pleat_server import app
+from pleat_server.config import RunConfig
+from pleat_server.keep.journal import Journal
+from support.digits import digit_shards
+from support.methods import FAST, Ran, away, simulate
 
 torch.set_num_threads(1)
 
@@ -131,3 +139,117 @@ def test_the_recipes_that_draw_anew_score_the_whole_model_that_no_device_trains(
 def test_a_recipe_that_extends_another_keeps_what_it_does_not_change() -> None:
     assert load("fedrolex").fold == load("heterofl").fold
     assert load("drop-weak").training == load("fedavg").training
+
+
+def down(ran: Ran) -> list[int]:
+    return [line["bytes_down"] for line in ran.lines]
+
+
+def test_a_mask_that_stays_travels_once_and_one_that_changes_every_round(tmp_path: Path) -> None:
+    """51 k weights at density .1: 3 kB of positions a device, against 32 bytes of digest."""
+    fixed = {"holds": {"widths": [0.1]}, "rule": {"chooser": "magnitude", "redraw": False}}
+    stays = down(simulate(tmp_path / "stays", "fedavg", 3, **fixed))
+    changes = down(simulate(tmp_path / "changes", "fedavg", 3, **{**fixed, "rule": {**fixed["rule"], "redraw": True}}))
+    assert stays[0] == pytest.approx(changes[0], rel=0.01)
+    assert 3 * 2500 < stays[0] - stays[1] < 3 * 3400
+    assert stays[1] == pytest.approx(stays[2], abs=30)
+    assert changes[2] == pytest.approx(changes[0], rel=0.02)
+
+
+def test_a_device_that_lost_its_store_is_sent_its_mask_once_more_in_the_same_round(tmp_path: Path) -> None:
+    parts, test = digit_shards(3)
+    laid = {**FAST, "holds": {"widths": [0.1]}, "rule": {"chooser": "magnitude"}}
+    config = RunConfig("fedavg", "mlp", tmp_path / "run", 1, input_shape=(1, 8, 8), classes=10, overrides=laid)
+    devices, heard = app.virtual_devices(parts), list[str]()
+    app.simulate(config, devices, test)
+    devices[1].state = type(devices[1].state)()
+    app.simulate(replace(config, rounds=2), devices, test, lambda e: heard.append(e.get("text", "")))
+    assert sum("sending the whole submodel" in text for text in heard) == 1
+    (last,) = (line for line in Journal.read(tmp_path / "run" / "journal.jsonl") if line["round"] == 2)
+    assert [d["outcome"] for d in last["devices"]] == ["done"] * 3
+
+
+def test_local_devices_are_scored_where_they_are_and_move_next_to_nothing_after_the_first_round(tmp_path: Path) -> None:
+    ran = simulate(tmp_path / "run", "local", 3, holdout=0.3)
+    assert ran.summary["accuracy"] is not None
+    first, *later = ((line["bytes_up"] + line["bytes_down"]) for line in ran.lines)
+    assert max(later) < first / 200
+    own = [d.state.own["head.weight"] for d in ran.devices]
+    assert all(abs(a - b).max() > 1e-3 for a, b in pairwise(own))
+    seen = [line["accuracy"] for line in ran.lines]
+    assert seen[2] > seen[0]
+
+
+def test_complement_sends_half_and_takes_back_the_other_half(tmp_path: Path) -> None:
+    one = simulate(tmp_path / "one", "complement", 1)
+    ran = simulate(tmp_path / "two", "complement", 2)
+    weight = "first.weight"
+    sent = top(one.params[weight], 0.5)  # what the server sent in round 2
+    assert np.array_equal(ran.params[weight][sent], one.params[weight][sent])
+    assert (ran.params[weight][~sent] != one.params[weight][~sent]).any()
+    full, half = (line["bytes_up"] for line in ran.lines)
+    assert half == pytest.approx(full / 2, rel=0.02)
+
+
+def test_fedsparsify_prunes_by_its_schedule_and_pruned_weights_stay_0(tmp_path: Path) -> None:
+    rule = {"chooser": "magnitude", "redraw": True, "cubic": 2}
+    models = [
+        simulate(tmp_path / str(n), "fedsparsify", n, rule=rule, holds={"widths": [0.2]}).params for n in (1, 2, 3)
+    ]
+    held = [(m["first.weight"] != 0).mean() for m in models]
+    assert held == pytest.approx([1.0, 0.2 + 0.8 * 0.125, 0.2], abs=1e-3)
+    assert not models[2]["first.weight"][models[1]["first.weight"] == 0].any()
+
+
+def test_feddst_readjusts_on_its_rounds_alone_and_its_model_stays_as_sparse_as_its_masks(tmp_path: Path) -> None:
+    settings = {"every": 2, "until": 100, "share": 0.5, "after": 1}
+    more = {"rule": {"settings": settings}, "training": {"epochs": 2}, "holds": {"widths": [0.2]}}
+    up = [line["bytes_up"] for line in simulate(tmp_path / "three", "feddst", 3, **more).lines]
+    assert up[1] > up[0] + 3 * 1000  # three new masks
+    assert up[2] < up[0] + 300
+    one, two = (simulate(tmp_path / str(n), "feddst", n, **more) for n in (1, 2))
+    sparse = [np.mean([(r.params[n] != 0).mean() for n in ("first.weight", "second.weight")]) for r in (one, two)]
+    assert sparse[0] == pytest.approx(0.2, abs=0.05)
+    assert sparse[0] < sparse[1] < 0.5  # the union of what three devices chose, before the server prunes
+    assert len({d.state.masks[m]["first.weight"].tobytes() for d in two.devices for m in d.state.masks}) == 4
+
+
+@pytest.mark.parametrize("name", ["sub-fedavg", "lotteryfl"])
+def test_personal_masks_fall_round_by_round_nest_and_end_at_their_target(name: str, tmp_path: Path) -> None:
+    settings = {"prune": 0.2, "target": {"sub-fedavg": 0.4, "lotteryfl": 0.6}[name], "least": 0.0, "distance": -1.0}
+    densities, before = [], None
+    for rounds in (1, 2, 3, 4):
+        ran = simulate(tmp_path / str(rounds), name, rounds, rule={"settings": settings})
+        masks = [list(d.state.masks.values())[-1]["first.weight"] for d in ran.devices]
+        densities.append(np.mean([m.mean() for m in masks]))
+        assert before is None or not any((m & ~b).any() for m, b in zip(masks, before, strict=True))
+        before = masks
+    assert densities == pytest.approx([0.8, 0.64, 0.512, 0.512], abs=1e-2)
+    assert name != "sub-fedavg" or len({m.tobytes() for m in masks}) == 3  # LotteryFL's first mask is the same for all
+    up = [line["bytes_up"] for line in ran.lines]
+    assert up[3] < 0.65 * up[0]
+
+
+@pytest.mark.parametrize("name", ["sub-fedavg", "local", "complement", "feddst"])
+@pytest.mark.parametrize("step", ["spool", "checkpoint"])
+def test_a_method_with_memory_goes_on_after_a_crash_as_if_nothing_had_been(
+    name: str, step: str, tmp_path: Path
+) -> None:
+    more = TELLING.get(name, {})
+    undisturbed = simulate(tmp_path / "whole", name, 3, **more)
+    parts, test = digit_shards(3)
+    config = RunConfig(name, "mlp", tmp_path / "run", 3, input_shape=(1, 8, 8), classes=10, overrides={**FAST, **more})
+    devices = app.virtual_devices(parts)
+    left = [5 if step == "spool" else 2]
+
+    def stop(at: str) -> None:
+        left[0] -= at == step
+        if at == step and left[0] == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        app.simulate(config, devices, test, step=stop)
+    app.simulate(config, devices, test)
+    assert away(load_file(tmp_path / "run" / "model.safetensors"), undisturbed.params) == 0
+    own = [(d.state.own, e.state.own) for d, e in zip(devices, undisturbed.devices, strict=True)]
+    assert all(np.array_equal(mine[n], yours[n]) for mine, yours in own for n in yours)
