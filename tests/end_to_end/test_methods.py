@@ -12,9 +12,17 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from pleat.elastic.choosers import Draw, choose
 from pleat.elastic.choosers.magnitude import top
+from pleat.elastic.selection import Selection, embed, extract
 from pleat.exchange.report import Budgets
-from pleat.recipes.recipe import load, names
+from pleat.modelmap import ModelMap
+from pleat.nets.build import build, initial, spec
+from pleat.nets.shrink import load, shrink
+from pleat.nets.trace import model_map
+from pleat.params import Params, dense
+from pleat.recipes import recipe as recipes
+from pleat.recipes.recipe import names
 from pleat_server import app
 from pleat_server.config import RunConfig
 from pleat_server.keep.journal import Journal
@@ -46,6 +54,8 @@ NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "sub-fedavg": ({"rule": {"settings": {"prune": 0.0}}}, 0.0),
     "lotteryfl": ({"rule": {"settings": {"target": 1.0}}}, 0.0),
     "federated-dropout": ({"holds": {"widths": [1.0]}}, 0.0),
+    "elf": ({"holds": {"widths": [1.0]}}, 0.0),
+    "fedmp-prune": ({"holds": {"widths": [1.0]}}, 0.0),
     "local": ({"personal": {"tensors": []}}, 0.0),
     "complement": ({"holds": {"widths": [1.0]}, "server": {"rate": 1.0}}, 0.0),
     "fedsparsify": ({"holds": {"widths": [1.0]}}, 0.0),
@@ -68,6 +78,8 @@ TELLING: dict[str, dict[str, Any]] = {
     "fjord": {"holds": {"widths": [1.0, 0.5]}},
     "heterofl": {"holds": {"widths": [0.5]}},
     "fedrolex": {"holds": {"widths": [0.5]}},
+    "elf": {"holds": {"widths": [0.34]}},
+    "fedmp-prune": {"holds": {"widths": [0.5]}},
     "fiarse": {"holds": {"widths": [0.25]}},
     "sub-fedavg": {"rule": {"settings": {"least": 0.0, "distance": -1.0}}},
     "lotteryfl": {"rule": {"settings": {"least": 0.0}}},
@@ -137,8 +149,8 @@ def test_the_recipes_that_draw_anew_score_the_whole_model_that_no_device_trains(
 
 
 def test_a_recipe_that_extends_another_keeps_what_it_does_not_change() -> None:
-    assert load("fedrolex").fold == load("heterofl").fold
-    assert load("drop-weak").training == load("fedavg").training
+    assert recipes.load("fedrolex").fold == recipes.load("heterofl").fold
+    assert recipes.load("drop-weak").training == recipes.load("fedavg").training
 
 
 def down(ran: Ran) -> list[int]:
@@ -253,3 +265,34 @@ def test_a_method_with_memory_goes_on_after_a_crash_as_if_nothing_had_been(
     assert away(load_file(tmp_path / "run" / "model.safetensors"), undisturbed.params) == 0
     own = [(d.state.own, e.state.own) for d, e in zip(devices, undisturbed.devices, strict=True)]
     assert all(np.array_equal(mine[n], yours[n]) for mine, yours in own for n in yours)
+
+
+@pytest.mark.parametrize("net", ["resnet6", "resnet18"])
+def test_a_block_filled_with_zeros_is_the_identity_whatever_its_kind(net: str) -> None:
+    """Pre-activation (resnet6) and post-activation (resnet18): the whole net with eLF's zeros puts out what the net
+    without the blocks does; filled with anything else it would not."""
+    named = spec(net, (1, 8, 8), 3, width=8)
+    model, params = model_map(named), initial(named, 0)
+    without = choose("depth", model, 0.05, Draw())
+    assert len(without.dropped) == {"resnet6": 3, "resnet18": 4}[net]
+    filled = only_units(model, params, without)
+    whole = build(named.factory, named.arguments)
+    small = shrink(whole, model, without).eval()
+    load(small, extract(model, without, params))
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 1, 8, 8)).astype(np.float32))
+    with torch.no_grad():
+        load(whole.eval(), filled)
+        torch.testing.assert_close(whole(x), small(x))
+        load(whole, params)
+        assert (whole(x) - small(x)).abs().max() > 1e-3
+
+
+def only_units(model: ModelMap, params: Params, selection: Selection) -> Params:
+    """`params` with zeros for what was dropped."""
+    return dense(embed(model, selection, extract(model, selection, params)))
+
+
+def test_elf_drops_depth_from_a_residual_net_and_fills_with_zeros(tmp_path: Path) -> None:
+    ran = simulate(tmp_path / "run", "elf", 1, model="resnet6", holds={"widths": [0.67]})
+    assert not ran.params["blocks.5.branch.conv1.weight"].any()
+    assert ran.params["blocks.3.branch.conv1.weight"].any()

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pleat.elastic.choosers import CHOOSERS, Draw, choose
+from pleat.elastic.choosers.channels import scores
+from pleat.elastic.choosers.depth import droppable
 from pleat.elastic.choosers.magnitude import top
 from pleat.elastic.selection import WHOLE, make, within
 from pleat.elastic.size import activation_floats, allocated, count, macs
@@ -257,3 +259,40 @@ def test_a_dropped_unit_costs_nothing():
     assert count(model, WHOLE) == 175_820
     stored = type(model)(model.tensors, model.groups, model.units, (Activation(fixed(7), 2, "block2"),))
     assert (activation_floats(stored, WHOLE), activation_floats(stored, without)) == (14, 0)
+
+
+@laws
+@given(models(), rates, st.integers(0, 99))
+def test_channels_are_as_many_as_a_prefix_has_and_none_outside_weighs_more(model, rate, seed):
+    params = params_of(model, seed)
+    found, prefix = choose("channels", model, rate, Draw(params=params)), choose("prefix", model, rate, Draw())
+    assert {n: i.size for n, i in found.kept.items()} == {n: i.size for n, i in prefix.kept.items()}
+    for name, index in found.kept.items():
+        group = model.group[name]
+        steps = scores(model, group, params).reshape(-1, group.step).sum(axis=1)
+        inside = np.isin(np.arange(steps.size), index[:: group.step] // group.step)
+        assert steps[inside].min() >= steps[~inside].max()
+
+
+def test_the_filters_of_largest_l1_norm_stay_worked_by_hand():
+    model = model_map([Group("g", 3)], [("w", (channels("g"), fixed(2)), 1), ("next", (fixed(2), channels("g")), 1)])
+    params = {"w": np.array([[1, -4], [2, 2], [-3, 3]], np.float32), "next": np.ones((2, 3), np.float32)}
+    assert choose("channels", model, 0.5, Draw(params=params)).kept["g"].tolist() == [0, 2]  # norms 5, 4, 6
+    with pytest.raises(UseError, match=r"pass the global model in Draw\.params"):
+        choose("channels", model, 0.5, Draw())
+
+
+@pytest.mark.parametrize(
+    ("rate", "dropped"),
+    [(1, 0), (0.67, 1), (0.66, 2), (0.34, 2), (0.33, 3), (0.01, 3)],
+)
+def test_depth_drops_the_last_block_of_each_stage_first_and_keeps_one_and_what_widens(rate, dropped):
+    """Six blocks on streams of 16, 32 and 64 channels; 3 and 5 widen. Spare are the second of each stage: 6, 4, 2."""
+    model = six_blocks()
+    assert droppable(model) == ["block6", "block4", "block2"]
+    assert choose("depth", model, rate, Draw()).dropped == set(["block6", "block4", "block2"][:dropped])
+
+
+def test_a_net_without_blocks_loses_width_instead_of_depth():
+    model = mlp(4, (64, 10), 3)
+    assert choose("depth", model, 0.5, Draw()) == choose("prefix", model, 0.5, Draw())

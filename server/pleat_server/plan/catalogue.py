@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from pleat.codec.coding import predicted_bytes
+from pleat.codec.masks import write_mask
 from pleat.elastic import size
 from pleat.elastic.choosers import Draw, choose
-from pleat.elastic.selection import Selection, within
+from pleat.elastic.portion import less, outside
+from pleat.elastic.selection import WHOLE, Selection, within
 from pleat.errors import UseError
 from pleat.modelmap import ModelMap
 from pleat.params import Params
@@ -146,8 +149,11 @@ def _row(
     keep, bits, up = coding
     cost = PASSES.get(recipe.objective.name, _own)
     passes, macs = cost(own.own_macs, [s.own_macs for s in smaller], recipe.objective.settings)
-    up_bytes = ENVELOPE + predicted_bytes(up, model, own.selection)
-    down_bytes = ENVELOPE + predicted_bytes(recipe.returns.down, model, own.selection)
+    back, sent = _exchanged(model, recipe, own.selection)
+    chosen = sum(_entries(t.shape) for t in model.tensors) // 8 if recipe.returns.part == "chosen" else 0
+    up_bytes = ENVELOPE + predicted_bytes(up, model, back) + chosen  # a bit an entry at most
+    masks = sum(len(write_mask(m)) for m in own.selection.masks.values())  # new ones; else 32 bytes
+    down_bytes = ENVELOPE + predicted_bytes(recipe.returns.down, model, sent) + masks
     return Row(
         index=index,
         width=own.width,
@@ -166,6 +172,16 @@ def _row(
         down_bytes=down_bytes,
         memory_bytes=_memory(model, recipe, own, up) + up_bytes + down_bytes,
     )
+
+
+def _exchanged(model: ModelMap, recipe: Recipe, own: Selection) -> tuple[Selection, Selection]:
+    """What a row sends back and is sent in the dearest of its rounds: the whole model where the rate begins at 1, and
+    personal tensors once, down. A budget that holds must hold in that round too."""
+    rule, returns = recipe.rule, recipe.returns
+    sent = WHOLE if rule.since > 1 or rule.cubic or rule.own else own
+    back = outside(model, WHOLE, own) if returns.part == "outside" and sent is not WHOLE else sent
+    personal = [t.name for t in model.tensors if any(fnmatchcase(t.name, p) for p in recipe.personal.tensors)]
+    return (less(model, back, personal) if personal else back), sent
 
 
 def _memory(model: ModelMap, recipe: Recipe, own: _Size, up: str) -> int:

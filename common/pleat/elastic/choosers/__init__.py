@@ -1,13 +1,15 @@
 """Choosers: model map + rate + draw -> selection, one family a file; this is the one table of their names.
 
-`rate` lies in (0, 1], 1 = the whole model. It is the share of channels kept (prefix, random, rolling, inner), of
-parameters (hyb) or of matrix entries (magnitude).
+`rate` lies in (0, 1], 1 = the whole model. It is the share of channels kept (prefix, random, rolling, inner,
+channels), of blocks that can be spared (depth), of parameters (hyb) or of matrix entries (magnitude and its kin).
 """
 
 from __future__ import annotations
 
 import difflib
 
+from pleat.elastic.choosers.channels import channels
+from pleat.elastic.choosers.depth import depth
 from pleat.elastic.choosers.draw import Chooser, Draw
 from pleat.elastic.choosers.inner import hybrid, inner
 from pleat.elastic.choosers.magnitude import magnitude, magnitude_erk, magnitude_global
@@ -25,6 +27,8 @@ CHOOSERS: dict[str, Chooser] = {
     "hyb": hybrid,
     "random": random,
     "rolling": rolling,
+    "channels": channels,
+    "depth": depth,
     "magnitude": magnitude,
     "magnitude-global": magnitude_global,
     "magnitude-erk": magnitude_erk,
