@@ -29,11 +29,14 @@ class Flat:
     leaf: dict[str, Tensor]  # parameter name -> leaf tensor over `weights` whose .grad lies in `gradient`
     grads: dict[str, Tensor]
     inside: Tensor | None  # 1 where an element mask lets a weight live, else 0; None without masks
+    summed: Tensor | None = None  # every step's gradient added up, before masks and clipping; None: not asked for
 
     def step(self, work: Work) -> None:
         """v = m v + g + decay w; w -= rate v, with g clipped to norm `work.clip`."""
         with torch.no_grad():
             g = self.gradient
+            if self.summed is not None:
+                self.summed.add_(g)
             if self.inside is not None:
                 g.mul_(self.inside)
             if work.clip:

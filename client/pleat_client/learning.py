@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pleat.elastic.selection import Selection, extract
-from pleat.exchange.order import Order
+from pleat.exchange.order import SQUARES, Order
 from pleat.modelmap import ModelMap
 from pleat.nets.build import initial
 from pleat.params import Params
 from pleat.shard import Shard
 from pleat_client.adjust import Moment, adjuster
+from pleat_client.payloads import Learnt
 from pleat_client.trainer import Metrics, Tick, gradient, score, train
 
 
@@ -31,9 +32,22 @@ class Learning:
     device: str
 
 
-def learn(job: Learning, received: Params) -> tuple[Selection, Params, Metrics]:
-    """Train `received`; returns the order's selection, its masks as the device changed them, the parameters and the
-    metrics. Raises what `train` raises, and UseError for an unknown adjuster."""
+class Summed:
+    """Adds up the gradients of an order's spans."""
+
+    def __init__(self) -> None:
+        self._total: Params = {}
+
+    def __call__(self, gradients: Params) -> None:
+        self._total = {n: self._total[n] + g if n in self._total else g for n, g in gradients.items()}
+
+    @property
+    def squares(self) -> Params:
+        return {n: g * g for n, g in self._total.items()}
+
+
+def learn(job: Learning, received: Params) -> Learnt:
+    """Train `received`. Raises what `train` raises, and UseError for an unknown adjuster."""
     work, first = job.order.work, list[Params]()
     adjust = adjuster(work.adjust)
 
@@ -47,17 +61,17 @@ def learn(job: Learning, received: Params) -> tuple[Selection, Params, Metrics]:
     )
     until = int(work.settings.get("after", work.epochs)) if adjust.between else work.epochs
     spans = [(0, min(until, work.epochs)), (min(until, work.epochs), work.epochs)]
-    metrics: Metrics = {}
-    for start, end in spans:
+    metrics, total = Metrics(), Summed() if any(r.name == SQUARES for r in job.order.returns) else None
+    for number, (start, end) in enumerate(spans):
         if end > start:
-            params, metrics = _train(job, selection, params, (start, end), note)
-        if start == 0 and adjust.between:
+            params, metrics = _train(job, selection, params, (start, end), note, total)
+        if number == 0 and adjust.between:
             selection, params = adjust.between(_moment(job, selection, params, params)) or (selection, params)
     selection, params = adjust.after(_moment(job, selection, params, first[0] if first else params)) or (
         selection,
         params,
     )
-    return selection, params, metrics
+    return Learnt(selection, params, metrics, total.squares if total else {})
 
 
 def _train(
@@ -66,12 +80,13 @@ def _train(
     params: Params,
     span: tuple[int, int],
     note: Callable[[int, Callable[[], Params]], None],
+    total: Summed | None,
 ) -> tuple[Params, Metrics]:
     """Local epochs from `span[0]` on up to `span[1]`; each span draws its own batches."""
     order = job.order
     work, seed = replace(order.work, epochs=span[1] - span[0]), order.seed + span[0]
     return train(
-        order.net, job.model, selection, params, order.nested, work, job.shard, seed, job.tick, job.device, note
+        order.net, job.model, selection, params, order.nested, work, job.shard, seed, job.tick, job.device, note, total
     )
 
 

@@ -6,7 +6,7 @@ coding stay in the state's residual, in the model's global coordinates, and join
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,15 +15,27 @@ from pleat.codec.coding import uses_base
 from pleat.codec.feedback import fed_back
 from pleat.codec.transform import Context
 from pleat.elastic.portion import within_masks
-from pleat.elastic.selection import Selection, cut_array, cuts, embed, extract, global_index, held
+from pleat.elastic.selection import Selection, cut_array, cuts, embed, extract, global_index, held, shapes
 from pleat.errors import Refused, RemoteError
-from pleat.exchange.order import NEEDS_FULL, Order, Part, Payload, Return
+from pleat.exchange.order import NEEDS_FULL, SQUARES, Order, Part, Payload, Return
 from pleat.exchange.returned import returned_part
 from pleat.modelmap import ModelMap
 from pleat.params import Params, dense, subtract
 from pleat_client.state import DeviceState, returned
 
+GIVEN = ("update", "arrays", SQUARES)
 LOSSLESS = ("raw",)  # codings that leave no error to feed back
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What training led to: the order's selection, its masks as the device changed them; parameters, metrics, and where
+    the order asks for them the squares of the summed gradients, at every entry whatever the masks."""
+
+    selection: Selection
+    params: Params
+    metrics: dict[str, float]
+    squares: Params = field(default_factory=dict)
 
 
 def resolve(order: Order, state: DeviceState) -> Order:
@@ -120,24 +132,27 @@ def give(
     model: ModelMap,
     state: DeviceState,
     received: Params,
-    trained: Params,
+    learnt: Learnt,
     version: int,
-    chosen: Selection | None = None,
 ) -> tuple[Payload, DeviceState]:
     """One payload of the report, coded, and the state with the error that its coding left.
 
     "update" is trained - received, with feedback where the coding loses anything; "arrays" are the trained parameters.
-    `chosen`: the order's selection as the device changed its masks; then the payload says so, where it may.
+    Where the device changed the order's masks, the payload says so, if it may.
     """
-    if wanted.part is not Part.CHOSEN or chosen == order.selection:
+    trained, chosen = learnt.params, None if learnt.selection == order.selection else learnt.selection
+    if wanted.part is not Part.CHOSEN:
         chosen = None
     part = returned_part(model, order, wanted, chosen)
     context = Context(model, part, order.id.round, order.seed, version)
     transform = coding(wanted.coding)
     if wanted.name == "arrays":
         frame, _ = transform.encode(within_masks(model, part, trained), transform.init(context), context)
+    elif wanted.name == SQUARES:
+        squares = within_masks(model, part, _all(model, part, learnt.squares))
+        frame, _ = transform.encode(squares, transform.init(context), context)
     elif wanted.name != "update":
-        raise Refused(f"order {order.id} asks for {wanted.name!r}; this device can return 'update' and 'arrays'")
+        raise Refused(f"order {order.id} asks for {wanted.name!r}; this device can return {', '.join(GIVEN)}")
     else:
         update = within_masks(model, part, subtract(trained, received))
         if wanted.coding in LOSSLESS:
@@ -147,6 +162,11 @@ def give(
     if chosen is not None:
         state = replace(state, masks={**state.masks, chosen.masks_digest: chosen.masks})
     return Payload(wanted.name, wanted.coding, frame, version, selection=chosen), state
+
+
+def _all(model: ModelMap, part: Selection, found: Params) -> Params:
+    """`found`, and zeros for tensors that have no gradient (running statistics)."""
+    return {n: found[n] if n in found else np.zeros(shape, np.float32) for n, shape in shapes(model, part).items()}
 
 
 def _with_feedback(text: str, update: Params, state: DeviceState, context: Context) -> tuple[bytes, DeviceState]:

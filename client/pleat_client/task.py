@@ -141,14 +141,14 @@ def _train(job: _Job, report: Report) -> tuple[Report, DeviceState]:
     build_s = laps.lap()
     with job.sensors.stepping():
         learning = Learning(order, model, job.shard, job.holdout, job.tick, job.sensors.device)
-        selection, trained, metrics = learn(learning, received)
+        learnt = learn(learning, received)
     train_s = laps.lap()
-    payloads, state = [], keep_personal(order, model, replace(state, sent={}), trained)
+    payloads, state = [], keep_personal(order, model, replace(state, sent={}), learnt.params)
     for wanted in order.returns:
-        payload, state = give(order, wanted, model, state, received, trained, version, selection)
+        payload, state = give(order, wanted, model, state, received, learnt, version)
         payloads.append(payload)
     seconds = replace(report.seconds, build=build_s, train=train_s, encode=laps.lap())
-    return replace(report, payloads=tuple(payloads), metrics={**metrics, **scored}, seconds=seconds), state
+    return replace(report, payloads=tuple(payloads), metrics={**learnt.metrics, **scored}, seconds=seconds), state
 
 
 def _evaluate(job: _Job, report: Report) -> tuple[Report, DeviceState]:

@@ -140,6 +140,17 @@ class Trainer:
         bind(self._module, self._flat.leaf)  # a gate leaves what it let through
         return read(self._module)
 
+    def sum_gradients(self) -> None:
+        """From now on, keep the sum of all steps' gradients."""
+        self._flat.summed = torch.zeros_like(self._flat.gradient)
+
+    def summed(self) -> Params:
+        """That sum, by tensor, at every entry of the submodel."""
+        assert self._flat.summed is not None  # `sum_gradients` makes it
+        shapes = {name: tuple(leaf.shape) for name, leaf in self._flat.leaf.items()}
+        parts = torch.split(self._flat.summed, [leaf.numel() for leaf in self._flat.leaf.values()])
+        return {n: p.reshape(s).cpu().numpy().copy() for (n, s), p in zip(shapes.items(), parts, strict=True)}
+
     def gradient(self) -> Params:
         """What `differentiate` has summed up, by tensor."""
         return {name: grad.cpu().numpy().copy() for name, grad in self._flat.grads.items()}
@@ -157,17 +168,20 @@ def train(
     tick: Tick = no_tick,
     device: str = "cpu",
     epoch_ended: EpochEnded = lambda epoch, params: None,
+    gradients: Callable[[Params], None] | None = None,
 ) -> tuple[Params, Metrics]:
     """Train the submodel `selection` from `params`; returns its parameters and the mean loss of the last epoch.
 
     `nested`: smaller selections, within `selection`, that the objective may train along. Raises Diverged when the loss
     is no longer finite, and whatever `tick` raises. `epoch_ended` is called with the number of each epoch
-    done and a function that gives the parameters of then.
+    done and a function that gives the parameters of then, `gradients` at the end with the sum of all steps' gradients.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % (1 << 63))
         trainer = Trainer(net, model, selection, params, nested, work, device)
         x, y = torch.from_numpy(shard.x), torch.from_numpy(shard.y)
+        if gradients is not None:
+            trainer.sum_gradients()
         seen, steps = seen_classes(net, shard), work.epochs * -(-len(shard) // work.batch)
         draw = np.random.Generator(np.random.PCG64([seed, 1]))
         total = 0.0
@@ -182,6 +196,8 @@ def train(
             tick((number + 1) / steps, loss)
             if (number + 1) % (steps // work.epochs) == 0:
                 epoch_ended((number + 1) // (steps // work.epochs), trainer.result)
+        if gradients is not None:
+            gradients(trainer.summed())
         return trainer.result(), {"loss": total / len(shard)}
 
 

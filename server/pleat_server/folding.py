@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pleat.elastic.fold import Fold
 from pleat.elastic.portion import only_held
-from pleat.exchange.order import Order, OrderId
+from pleat.exchange.order import SQUARES, Order, OrderId, Payload
 from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
 from pleat.modelmap import Axis, ModelMap
@@ -26,6 +26,7 @@ from pleat.params import Array, Params, Sparse, Update
 from pleat.recipes.recipe import Recipe
 from pleat_server.desk import decode_payload, part_of
 from pleat_server.plan.value.cosine import Contribution, data_values, mixed, values_within
+from pleat_server.reconfigure import reconfigured, time_model
 from pleat_server.round import Setup
 from pleat_server.state import Holding, State
 
@@ -39,6 +40,7 @@ class Folded:
     values: Mapping[str, float]  # device -> what its data was worth (policy.md 4.5); empty with fewer than two
     accepted: tuple[tuple[Order, Report], ...]
     empty: tuple[tuple[Order, Report], ...]
+    squares: Params | None = None  # weighted mean of the squared gradients, where the orders asked for them
 
 
 class Read(Protocol):
@@ -58,6 +60,7 @@ class Folding:
         self._setup, self._updates = setup, _Updates(setup, read)
         self._asked = sorted(asked, key=lambda o: o.id)
         self._total = Fold(setup.model)
+        self._squares = Fold(setup.model) if any(_asks_squares(o) for o in self._asked) else None
         self._next = 0  # place of the first order of which nothing is folded
         self._accepted: list[tuple[Order, Report]] = []
         self._empty: list[tuple[Order, Report]] = []
@@ -76,7 +79,8 @@ class Folding:
         self._next = len(self._asked)
         values = _values(self._setup, self._total, self._accepted, self._updates) if len(self._accepted) > 1 else {}
         step = _step(self._setup, state, self._total) if self._accepted else None
-        return Folded(step, values, tuple(self._accepted), tuple(self._empty))
+        squares = self._squares.finish(1.0) if self._squares and self._accepted else None
+        return Folded(step, values, tuple(self._accepted), tuple(self._empty), squares)
 
     def _add(self, order: Order) -> None:
         report = self._folded(order)
@@ -84,11 +88,14 @@ class Folding:
 
     def _folded(self, order: Order) -> Report:
         """One report into the fold; a function of its own so that no two large updates are in memory at once."""
-        report, update = self._updates.first(order)
-        if update is not None:
+        report, found = self._updates.first(order)
+        if found:
             weight, rows = weight_of(self._setup.recipe, report), counted_rows(self._setup, report)
-            part = part_of(self._setup.model, order, report.payloads[0])
-            self._total.add(update, part, weight, rows)
+            part, *others = (part_of(self._setup.model, order, p) for p in report.payloads)
+            self._total.add(found[0], part, weight, rows)
+            for squares, where in zip(found[1:], others, strict=True):
+                assert self._squares is not None  # the desk has held the payloads against the order
+                self._squares.add(squares, where, weight)
         return report
 
 
@@ -101,26 +108,27 @@ class _Updates:
         self._room = 4 * sum(math.prod(t.shape) for t in setup.model.tensors)  # bytes
         self._kept: dict[OrderId, Update] = {}
 
-    def first(self, order: Order) -> tuple[Report, Update | None]:
-        """The report without its payloads' frames, and its update if it carries one."""
+    def first(self, order: Order) -> tuple[Report, list[Update]]:
+        """The report without its payloads' frames, and these decoded, its update first; none if it carries none."""
         report = report_from_bytes(self._read(order.id))
         light = replace(report, payloads=tuple(replace(p, frame=b"") for p in report.payloads))
         if report.outcome is not Outcome.DONE:
-            return light, None
-        update = self._decoded(order, report)
+            return light, []
+        update, *others = (self._decoded(order, p) for p in report.payloads)
         size = _sparse_bytes(update)
         if size is not None and size <= self._room:
             self._room -= size
             self._kept[order.id] = update
-        return light, update
+        return light, [update, *others]
 
     def again(self, order: Order) -> Update:
         if order.id in self._kept:
             return self._kept[order.id]
-        return self._decoded(order, report_from_bytes(self._read(order.id, check=False)))
+        report = report_from_bytes(self._read(order.id, check=False))
+        return self._decoded(order, report.payloads[0])
 
-    def _decoded(self, order: Order, report: Report) -> Update:
-        return decode_payload(self._setup.model, order, report.payloads[0], checked=True)
+    def _decoded(self, order: Order, payload: Payload) -> Update:
+        return decode_payload(self._setup.model, order, payload, checked=True)
 
 
 def _sparse_bytes(update: Update) -> int | None:
@@ -133,6 +141,10 @@ def _sparse_bytes(update: Update) -> int | None:
 def fold(setup: Setup, state: State, asked: Iterable[Order], read: Read, ids: Iterable[OrderId]) -> Folded:
     """Fold the reports `ids` all at once."""
     return Folding(setup, asked, read).close(state, set(ids))
+
+
+def _asks_squares(order: Order) -> bool:
+    return any(r.name == SQUARES for r in order.returns)
 
 
 def _step(setup: Setup, state: State, total: Fold) -> Params:
@@ -211,6 +223,7 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
         params=params,
         published={v: patterns for v, patterns in state.published.items() if v in needed},
         velocity=velocity,
+        extras=_extras(setup, state, params, folded),
         average=_averaged(state.average, params, server.average),
         holdings=holdings,
         failed_rounds=0,
@@ -226,6 +239,19 @@ def cleared(setup: Setup, params: Params, asked: list[Order]) -> Params:
     return only_held(
         setup.model, params, {o.selection if r is None else r for o, r in zip(asked, received, strict=True)}
     )
+
+
+def _extras(setup: Setup, state: State, params: Params, folded: Folded) -> Mapping[str, Params]:
+    """The method's named tensors after the round: the shared mask, fitted anew where squared gradients came."""
+    rule = setup.recipe.rule
+    if not rule.reconfigure:
+        return state.extras
+    held = folded.accepted[0][0].selection.masks
+    if folded.squares is not None and held:
+        entry_s, rest_s = time_model(setup.model, setup.recipe, state.table)
+        free = rule.free * 0.5 ** ((state.round + 1) / rule.half)
+        held = reconfigured(params, held, folded.squares, entry_s, rest_s, free)
+    return {**state.extras, "mask": {n: m.astype(np.float32) for n, m in held.items()}}
 
 
 def holding_of(order: Order, report: Report) -> Holding:

@@ -20,7 +20,7 @@ from pleat.codec.transform import Context
 from pleat.elastic.choosers import Draw, choose
 from pleat.elastic.portion import less
 from pleat.elastic.selection import WHOLE, Selection, compose, embed, extract
-from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Part, Payload, Return, Work
+from pleat.exchange.order import SQUARES, Kind, NetSpec, Order, OrderId, Part, Payload, Return, Work
 from pleat.modelmap import ModelMap
 from pleat.params import Params, dense
 from pleat.recipes.recipe import Recipe
@@ -98,7 +98,7 @@ def orders(setup: Setup, state: State, decisions: Decisions) -> list[Order]:
                 nested=tuple(compose(setup.model, n, selection) for n in row.nested),
                 work=_work(setup.recipe, state.seed),
                 payloads=(model if received == selection else replace(model, selection=received),),
-                returns=(Return(returns.payload, row.up, Part(returns.part)),),
+                returns=(Return(returns.payload, row.up, Part(returns.part)), *_squares(setup.recipe, decisions.round)),
                 seed=seed_of(state.seed, "train", decisions.round, device),
                 memory_bytes=row.memory_bytes,
                 personal=setup.personal,
@@ -106,6 +106,12 @@ def orders(setup: Setup, state: State, decisions: Decisions) -> list[Order]:
             )
         )
     return out
+
+
+def _squares(recipe: Recipe, number: int) -> tuple[Return, ...]:
+    """Squared gradients come back in the rounds after which the mask is fitted to them."""
+    every = recipe.rule.reconfigure
+    return (Return(SQUARES, "bf16", Part.DENSE),) if every and number % every == 0 else ()
 
 
 def submodel_of(setup: Setup, state: State, row: Row, device: str, number: int) -> tuple[Selection, Selection]:
@@ -127,7 +133,7 @@ def selection_of(setup: Setup, state: State, row: Row, device: str, number: int)
     if not rule.redraw:
         return row.selection
     rate = rate_at(row.width, rule.cubic, number)
-    return choose(rule.chooser, model, rate, Draw(state.seed, number, device, state.params))
+    return choose(rule.chooser, model, rate, Draw(state.seed, number, device, state.params, state.extras))
 
 
 def rate_at(rate: float, rounds: int, number: int) -> float:
@@ -140,7 +146,7 @@ def sizes_of(setup: Setup, state: State) -> dict[float, Selection]:
     one that the model of today would give; no such draw is the model, so that the whole one is always scored too."""
     if not setup.recipe.rule.redraw:
         return setup.sizes
-    draw = Draw(state.seed, state.round, "", state.evaluated)
+    draw = Draw(state.seed, state.round, "", state.evaluated, state.extras)
     rule = setup.recipe.rule
     rates = {width: rate_at(width, rule.cubic, max(1, state.round)) for width in setup.sizes}
     return {1.0: WHOLE, **{width: choose(rule.chooser, setup.model, rate, draw) for width, rate in rates.items()}}

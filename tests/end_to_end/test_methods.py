@@ -56,6 +56,7 @@ NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "federated-dropout": ({"holds": {"widths": [1.0]}}, 0.0),
     "elf": ({"holds": {"widths": [1.0]}}, 0.0),
     "fedmp-prune": ({"holds": {"widths": [1.0]}}, 0.0),
+    "prunefl": ({"holds": {"widths": [1.0]}}, 0.0),
     "local": ({"personal": {"tensors": []}}, 0.0),
     "complement": ({"holds": {"widths": [1.0]}, "server": {"rate": 1.0}}, 0.0),
     "fedsparsify": ({"holds": {"widths": [1.0]}}, 0.0),
@@ -81,6 +82,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "elf": {"holds": {"widths": [0.34]}},
     "fedmp-prune": {"holds": {"widths": [0.5]}},
     "fiarse": {"holds": {"widths": [0.25]}},
+    "prunefl": {"rule": {"reconfigure": 2}},
     "sub-fedavg": {"rule": {"settings": {"least": 0.0, "distance": -1.0}}},
     "lotteryfl": {"rule": {"settings": {"least": 0.0}}},
 }
@@ -296,3 +298,26 @@ def test_elf_drops_depth_from_a_residual_net_and_fills_with_zeros(tmp_path: Path
     ran = simulate(tmp_path / "run", "elf", 1, model="resnet6", holds={"widths": [0.67]})
     assert not ran.params["blocks.5.branch.conv1.weight"].any()
     assert ran.params["blocks.3.branch.conv1.weight"].any()
+
+
+def test_prunefl_fits_its_mask_in_its_rounds_alone_and_what_it_adds_begins_at_0(tmp_path: Path) -> None:
+    """One run, looked at after each round: two runs would time their devices differently, and fit other masks."""
+    parts, test = digit_shards(3)
+    laid = {**FAST, "rule": {"reconfigure": 2, "free": 0.3}}
+    config = RunConfig("prunefl", "mlp", tmp_path / "run", 1, input_shape=(1, 8, 8), classes=10, overrides=laid)
+    devices, masks, models = app.virtual_devices(parts), [], []
+    for rounds in (2, 3, 4):
+        app.simulate(replace(config, rounds=rounds), devices, test)
+        masks.append(next(iter(devices[0].state.masks.values()))["first.weight"])
+        models.append(load_file(tmp_path / "run" / "model.safetensors")["first.weight"])
+    assert not np.array_equal(masks[0], masks[1])
+    assert np.array_equal(masks[1], masks[2])
+    up = [line["bytes_up"] for line in Journal.read(tmp_path / "run" / "journal.jsonl")]
+    assert up[1] > up[0] + 3 * 51_000  # squared gradients of every entry
+    assert up[3] > up[2] + 3 * 51_000
+    assert masks[0].mean() == pytest.approx(0.3, abs=0.01)
+    added = masks[1] & ~masks[0]
+    assert added.any()
+    assert not models[0][added].any()
+    assert models[1][added].any()
+    assert not models[1][~masks[1]].any()

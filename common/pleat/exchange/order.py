@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the idle daemon knows order ids and has no use for numpy, 1
     from pleat.elastic.selection import Selection
 
 Scalar = int | float | str | bool
+SQUARES = "squares"  # a payload of squared gradients, summed over the order's steps before they are squared
 NEEDS_FULL = "needs full"  # begins the reason of a refusal that a complete model would cure
 
 
@@ -94,6 +95,7 @@ class Part(str, Enum):
     OWN = "own"  # those of the order's selection
     OUTSIDE = "outside"  # of tensors that the model's payload masks, what it left out; of others all
     CHOSEN = "chosen"  # the device may change the order's masks: then its payload has a selection of its own
+    DENSE = "dense"  # those of the order's selection, inside its masks and outside
 
 
 @dataclass(frozen=True)

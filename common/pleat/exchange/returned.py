@@ -14,6 +14,8 @@ def returned_part(model: ModelMap, order: Order, wanted: Return, chosen: Selecti
     the order's."""
     part = order.selection if chosen is None else chosen
     brought = order.payloads[0].selection if order.payloads else None
+    if wanted.part is Part.DENSE:
+        part = Selection(part.kept, part.dropped)
     if wanted.part is Part.OUTSIDE and brought is not None:
         part = outside(model, part, brought)
     return less(model, part, (t for t in order.personal if t in model.tensor)) if order.personal else part

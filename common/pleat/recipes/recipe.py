@@ -35,7 +35,9 @@ class Rule(Table, frozen=True):
     """2. The rule that picks it. `chooser`: an entry of `elastic/choosers`; `redraw`: anew each round, or fixed.
     `since`: the first round in which it applies, the whole model before; `cubic`: rounds over which the rate falls from
     1 to the row's, fast at first. `adjust`: how the device changes its masks, an entry of its adjusters, with
-    `settings`; `own`: each device goes on from the masks it came to, else all from the server's."""
+    `settings`; `own`: each device goes on from the masks it came to, else all from the server's. `reconfigure`: rounds
+    after which the server fits its mask to squared gradients and measured seconds, each time, 0 = never; `free`: the
+    share of smallest weights that may then go, halved every `half` rounds."""
 
     chooser: str = "whole"
     redraw: bool = False
@@ -43,6 +45,9 @@ class Rule(Table, frozen=True):
     cubic: int = 0
     adjust: str = ""
     own: bool = False
+    reconfigure: int = 0
+    free: float = 0.3
+    half: float = 10000.0
     settings: dict[str, float] = {}
 
 
@@ -211,6 +216,9 @@ def _check(recipe: Recipe, where: Callable[[str], str]) -> None:
     need(all(0 < k <= 1 for k in recipe.returns.keeps), "returns.keeps", "shares in (0, 1]", recipe.returns.keeps)
     need(0 <= recipe.fold.exponent <= 1, "fold.exponent", "in [0, 1]", recipe.fold.exponent)
     need(recipe.rule.since >= 1, "rule.since", "a round from 1", recipe.rule.since)
+    need(recipe.rule.reconfigure >= 0, "rule.reconfigure", "0 (never) or a number of rounds", recipe.rule.reconfigure)
+    need(0 <= recipe.rule.free <= 1, "rule.free", "in [0, 1]", recipe.rule.free)
+    need(recipe.rule.half > 0, "rule.half", "above 0 rounds", recipe.rule.half)
     need(recipe.rule.cubic >= 0, "rule.cubic", "0 (off) or a number of rounds", recipe.rule.cubic)
     need(t.epochs >= 1, "training.epochs", "at least 1", t.epochs)
     need(t.batch >= 1, "training.batch", "at least 1", t.batch)
@@ -242,6 +250,11 @@ def _consistent(recipe: Recipe, where: Callable[[str], str]) -> None:
         rule.cubic > 0 and not rule.redraw,
         "rule.cubic",
         "rule.redraw = false, under which no rate changes; write redraw = true, or remove cubic",
+    )
+    clash(
+        rule.reconfigure > 0 and rule.chooser != "stored",
+        "rule.reconfigure",
+        f'rule.chooser = "{rule.chooser}", which does not hold the mask that it makes; write chooser = "stored"',
     )
     clash(
         rule.own and rule.redraw,

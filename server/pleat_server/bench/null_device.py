@@ -23,7 +23,7 @@ from pleat.nets.trace import model_map
 from pleat.params import Params
 from pleat_client import thrift
 from pleat_client.link import Link
-from pleat_client.payloads import give, receive
+from pleat_client.payloads import Learnt, give, receive
 from pleat_client.state import DeviceState, limited, to_bytes
 from pleat_client.store import Store
 from pleat_client.worker import RESIDUAL_CAP
@@ -81,8 +81,8 @@ class NullDevice:
         received, version, state = receive(order, model, state)
         noise = self._noise or {n: self._drawn(a.shape) for n, a in received.items()}
         self._noise = noise
-        trained = {n: a + noise[n] for n, a in received.items()}
-        payload, state = give(order, order.returns[0], model, state, received, trained, version)
+        learnt = Learnt(order.selection, {n: a + noise[n] for n, a in received.items()}, {})
+        payload, state = give(order, order.returns[0], model, state, received, learnt, version)
         return replace(report, payloads=(payload,), metrics={"loss": 1.0}), state
 
     def _drawn(self, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

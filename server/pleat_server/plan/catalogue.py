@@ -178,7 +178,7 @@ def _exchanged(model: ModelMap, recipe: Recipe, own: Selection) -> tuple[Selecti
     """What a row sends back and is sent in the dearest of its rounds: the whole model where the rate begins at 1, and
     personal tensors once, down. A budget that holds must hold in that round too."""
     rule, returns = recipe.rule, recipe.returns
-    sent = WHOLE if rule.since > 1 or rule.cubic or rule.own else own
+    sent = WHOLE if rule.since > 1 or rule.cubic or rule.own or rule.reconfigure else own
     back = outside(model, WHOLE, own) if returns.part == "outside" and sent is not WHOLE else sent
     personal = [t.name for t in model.tensors if any(fnmatchcase(t.name, p) for p in recipe.personal.tensors)]
     return (less(model, back, personal) if personal else back), sent

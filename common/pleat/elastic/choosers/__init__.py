@@ -12,7 +12,7 @@ from pleat.elastic.choosers.channels import channels
 from pleat.elastic.choosers.depth import depth
 from pleat.elastic.choosers.draw import Chooser, Draw
 from pleat.elastic.choosers.inner import hybrid, inner
-from pleat.elastic.choosers.magnitude import magnitude, magnitude_erk, magnitude_global
+from pleat.elastic.choosers.magnitude import magnitude, magnitude_erk, magnitude_global, stored
 from pleat.elastic.choosers.width import prefix, random, rolling, whole
 from pleat.elastic.selection import Selection
 from pleat.errors import UseError
@@ -32,6 +32,7 @@ CHOOSERS: dict[str, Chooser] = {
     "magnitude": magnitude,
     "magnitude-global": magnitude_global,
     "magnitude-erk": magnitude_erk,
+    "stored": stored,
 }
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,12 +15,13 @@ from pleat.params import Params
 
 @dataclass(frozen=True)
 class Draw:
-    """`params`: the global model, for choosers that look at weights."""
+    """`params`: the global model, for choosers that look at weights; `extras`: named tensors that a method keeps."""
 
     seed: int = 0
     round: int = 0
     device: str = ""
     params: Params | None = None
+    extras: Mapping[str, Params] = field(default_factory=dict)
 
 
 Chooser = Callable[[ModelMap, float, Draw], Selection]

@@ -53,6 +53,14 @@ def magnitude_erk(model: ModelMap, rate: float, draw: Draw) -> Selection:
     return make(model, masks={name: top(score, shares[name]) for name, score in scores.items()})
 
 
+def stored(model: ModelMap, rate: float, draw: Draw) -> Selection:
+    """The masks that the method keeps in `extras["mask"]`, 1 where an entry is held; before it has any, `magnitude`."""
+    masks = draw.extras.get("mask")
+    if masks is None:
+        return magnitude(model, rate, draw)
+    return make(model, masks={name: mask != 0 for name, mask in masks.items()})
+
+
 def erk(shapes: Mapping[str, tuple[int, ...]], rate: float) -> dict[str, float]:
     """Density of each tensor in proportion to (sum of its axes) / (their product), at most 1, `rate` over all."""
     entries = {name: math.prod(shape) for name, shape in shapes.items()}

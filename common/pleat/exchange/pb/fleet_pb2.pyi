@@ -415,9 +415,11 @@ class Return(_message.Message):
         OWN: _ClassVar[Return.Part]
         OUTSIDE: _ClassVar[Return.Part]
         CHOSEN: _ClassVar[Return.Part]
+        DENSE: _ClassVar[Return.Part]
     OWN: Return.Part
     OUTSIDE: Return.Part
     CHOSEN: Return.Part
+    DENSE: Return.Part
     NAME_FIELD_NUMBER: _ClassVar[int]
     CODING_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
