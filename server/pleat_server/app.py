@@ -18,6 +18,7 @@ from safetensors.numpy import save as to_safetensors
 
 from pleat import shard as shards
 from pleat.disk import write_atomic
+from pleat.elastic.importance import START
 from pleat.elastic.start import scaled_start
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
@@ -183,7 +184,8 @@ def begin(setup: Setup, run: str, seed: int) -> State:
     if setup.recipe.holds.scaled_start:
         params = scaled_start(setup.model, params, setup.sizes.values())
     average = params if setup.recipe.server.average else None
-    return State(run=run, seed=seed, params=params, average=average)
+    extras = {START: params} if setup.recipe.rule.score == "change" else {}
+    return State(run=run, seed=seed, params=params, average=average, extras=extras)
 
 
 def simulate(

@@ -242,16 +242,18 @@ def cleared(setup: Setup, params: Params, asked: list[Order]) -> Params:
 
 
 def _extras(setup: Setup, state: State, params: Params, folded: Folded) -> Mapping[str, Params]:
-    """The method's named tensors after the round: the shared mask, fitted anew where squared gradients came."""
-    rule = setup.recipe.rule
+    """The method's named tensors after the round: squared gradients, and the shared mask, fitted to them."""
+    rule, extras = setup.recipe.rule, state.extras
+    if rule.squares and folded.squares is not None:
+        extras = {**extras, SQUARES: folded.squares}
     if not rule.reconfigure:
-        return state.extras
+        return extras
     held = folded.accepted[0][0].selection.masks
     if folded.squares is not None and held:
         entry_s, rest_s = time_model(setup.model, setup.recipe, state.table)
         free = rule.free * 0.5 ** ((state.round + 1) / rule.half)
         held = reconfigured(params, held, folded.squares, entry_s, rest_s, free)
-    return {**state.extras, "mask": {n: m.astype(np.float32) for n, m in held.items()}}
+    return {**extras, "mask": {n: m.astype(np.float32) for n, m in held.items()}}
 
 
 def holding_of(order: Order, report: Report) -> Holding:

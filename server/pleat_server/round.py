@@ -18,6 +18,7 @@ from typing import Any
 from pleat.codec.coding import build, uses_base
 from pleat.codec.transform import Context
 from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.importance import importance
 from pleat.elastic.portion import less
 from pleat.elastic.selection import WHOLE, Selection, compose, embed, extract
 from pleat.exchange.order import SQUARES, Kind, NetSpec, Order, OrderId, Part, Payload, Return, Work
@@ -109,9 +110,9 @@ def orders(setup: Setup, state: State, decisions: Decisions) -> list[Order]:
 
 
 def _squares(recipe: Recipe, number: int) -> tuple[Return, ...]:
-    """Squared gradients come back in the rounds after which the mask is fitted to them."""
-    every = recipe.rule.reconfigure
-    return (Return(SQUARES, "bf16", Part.DENSE),) if every and number % every == 0 else ()
+    """Squared gradients come back in the rounds after which something is made of them."""
+    due = any(every and number % every == 0 for every in (recipe.rule.reconfigure, recipe.rule.squares))
+    return (Return(SQUARES, "bf16", Part.DENSE),) if due else ()
 
 
 def submodel_of(setup: Setup, state: State, row: Row, device: str, number: int) -> tuple[Selection, Selection]:
@@ -132,8 +133,8 @@ def selection_of(setup: Setup, state: State, row: Row, device: str, number: int)
         return compose(model, row.selection, holding.own)
     if not rule.redraw:
         return row.selection
-    rate = rate_at(row.width, rule.cubic, number)
-    return choose(rule.chooser, model, rate, Draw(state.seed, number, device, state.params, state.extras))
+    rate, scores = rate_at(row.width, rule.cubic, number), importance(rule.score, state.params, state.extras)
+    return choose(rule.chooser, model, rate, Draw(state.seed, number, device, scores, state.extras))
 
 
 def rate_at(rate: float, rounds: int, number: int) -> float:
@@ -146,8 +147,9 @@ def sizes_of(setup: Setup, state: State) -> dict[float, Selection]:
     one that the model of today would give; no such draw is the model, so that the whole one is always scored too."""
     if not setup.recipe.rule.redraw:
         return setup.sizes
-    draw = Draw(state.seed, state.round, "", state.evaluated, state.extras)
     rule = setup.recipe.rule
+    scores = importance(rule.score, state.evaluated, state.extras)
+    draw = Draw(state.seed, state.round, "", scores, state.extras)
     rates = {width: rate_at(width, rule.cubic, max(1, state.round)) for width in setup.sizes}
     return {1.0: WHOLE, **{width: choose(rule.chooser, setup.model, rate, draw) for width, rate in rates.items()}}
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from pleat.elastic.choosers import Draw, choose
 from pleat.elastic.choosers.magnitude import top
+from pleat.elastic.importance import KINDS
 from pleat.elastic.selection import Selection, embed, extract
 from pleat.exchange.report import Budgets
 from pleat.modelmap import ModelMap
@@ -321,3 +322,17 @@ def test_prunefl_fits_its_mask_in_its_rounds_alone_and_what_it_adds_begins_at_0(
     assert not models[0][added].any()
     assert models[1][added].any()
     assert not models[1][~masks[1]].any()
+
+
+def test_every_importance_ranks_entries_from_the_round_on_in_which_it_is_known(tmp_path: Path) -> None:
+    def held(kind: str) -> np.ndarray:
+        rule = {"chooser": "magnitude", "redraw": True, "score": kind, "squares": 1}
+        ran = simulate(tmp_path / kind, "fedavg", 2, holds={"widths": [0.3]}, rule=rule)
+        (masks,) = ran.devices[0].state.masks.values()
+        return masks["second.weight"]
+
+    masks = {kind: held(kind) for kind in KINDS}
+    assert all(m.mean() == pytest.approx(0.3, abs=0.001) for m in masks.values())
+    assert np.array_equal(masks["gradient"], masks["square"])  # one order of the same squares
+    distinct = {m.tobytes() for k, m in masks.items() if k != "gradient"}
+    assert len(distinct) == 4

@@ -98,6 +98,12 @@ WRONG = [
     ("extends = 'elastic'\n[fold]\nfill = 'zero'", "elastic.toml, line"),
     ("[fold]\nfill = 'zero'\nexponent = 0.5", "line 3: fold.exponent contradicts fold.fill"),
     ("[holds]\nwidths = [1.0, 0.5]", "line 2: holds.widths contradicts rule.chooser"),
+    ("[rule]\nscore = 'taylor'", "line 2: rule.score contradicts rule.squares = 0"),
+    ("[rule]\nreconfigure = 5", "line 2: rule.reconfigure contradicts rule.chooser"),
+    ("[rule]\ncubic = 5", "line 2: rule.cubic contradicts rule.redraw"),
+    ("[rule]\nown = true\nredraw = true", "line 2: rule.own contradicts rule.redraw"),
+    ("[rule]\nscore = 'sise'", "line 2: Invalid enum value 'sise'"),
+    ("[rule]\nsince = 0", "line 2: rule.since must be a round from 1"),
     ("saves = ['time']", "line 1: Invalid enum value 'time'"),
 ]
 

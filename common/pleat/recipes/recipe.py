@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from pleat.elastic.importance import OF_GRADIENTS, Kind
 from pleat.errors import UseError
 from pleat.recipes.source import Source, merge, names, nearest, place, sources
 
@@ -37,7 +38,8 @@ class Rule(Table, frozen=True):
     1 to the row's, fast at first. `adjust`: how the device changes its masks, an entry of its adjusters, with
     `settings`; `own`: each device goes on from the masks it came to, else all from the server's. `reconfigure`: rounds
     after which the server fits its mask to squared gradients and measured seconds, each time, 0 = never; `free`: the
-    share of smallest weights that may then go, halved every `half` rounds."""
+    share of smallest weights that may then go, halved every `half` rounds. `score`: what entries or channels are ranked
+    by (`elastic/importance.py`); `squares`: rounds after which devices send squared gradients, each time, 0 = never."""
 
     chooser: str = "whole"
     redraw: bool = False
@@ -48,6 +50,8 @@ class Rule(Table, frozen=True):
     reconfigure: int = 0
     free: float = 0.3
     half: float = 10000.0
+    score: Kind = "size"
+    squares: int = 0
     settings: dict[str, float] = {}
 
 
@@ -216,6 +220,7 @@ def _check(recipe: Recipe, where: Callable[[str], str]) -> None:
     need(all(0 < k <= 1 for k in recipe.returns.keeps), "returns.keeps", "shares in (0, 1]", recipe.returns.keeps)
     need(0 <= recipe.fold.exponent <= 1, "fold.exponent", "in [0, 1]", recipe.fold.exponent)
     need(recipe.rule.since >= 1, "rule.since", "a round from 1", recipe.rule.since)
+    need(recipe.rule.squares >= 0, "rule.squares", "0 (never) or a number of rounds", recipe.rule.squares)
     need(recipe.rule.reconfigure >= 0, "rule.reconfigure", "0 (never) or a number of rounds", recipe.rule.reconfigure)
     need(0 <= recipe.rule.free <= 1, "rule.free", "in [0, 1]", recipe.rule.free)
     need(recipe.rule.half > 0, "rule.half", "above 0 rounds", recipe.rule.half)
@@ -255,6 +260,11 @@ def _consistent(recipe: Recipe, where: Callable[[str], str]) -> None:
         rule.reconfigure > 0 and rule.chooser != "stored",
         "rule.reconfigure",
         f'rule.chooser = "{rule.chooser}", which does not hold the mask that it makes; write chooser = "stored"',
+    )
+    clash(
+        rule.score in OF_GRADIENTS and not rule.squares,
+        "rule.score",
+        "rule.squares = 0, under which no gradient ever comes; write squares = 1, or a score of weights alone",
     )
     clash(
         rule.own and rule.redraw,
