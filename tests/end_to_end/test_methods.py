@@ -50,7 +50,7 @@ NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "fjord": ({"holds": {"widths": [1.0]}}, 0.0),
     "heterofl": (PLAIN, 0.0),
     "fedrolex": (PLAIN, 0.0),
-    "fiarse": ({"holds": {"widths": [1.0]}, "fold": {"weights": "samples"}}, 0.0),
+    "fiarse": ({"holds": {"widths": [1.0]}, "fold": {"weights": "samples"}, "training": {"rate": 0.05}}, 0.0),
     "feddst": ({"holds": {"widths": [1.0]}}, 0.0),
     "sub-fedavg": ({"rule": {"settings": {"prune": 0.0}}}, 0.0),
     "lotteryfl": ({"rule": {"settings": {"target": 1.0}}}, 0.0),
@@ -59,7 +59,7 @@ NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "fedmp-prune": ({"holds": {"widths": [1.0]}}, 0.0),
     "prunefl": ({"holds": {"widths": [1.0]}}, 0.0),
     "local": ({"personal": {"tensors": []}}, 0.0),
-    "complement": ({"holds": {"widths": [1.0]}, "server": {"rate": 1.0}}, 0.0),
+    "complement": ({"holds": {"widths": [1.0]}, "server": {"rate": 1.0}, "training": {"rate": 0.05}}, 0.0),
     "fedsparsify": ({"holds": {"widths": [1.0]}}, 0.0),
     "elastic": (
         {
