@@ -9,7 +9,7 @@ import typer
 from pleat_server.cli import options
 
 if TYPE_CHECKING:
-    from pleat.recipes.recipe import Recipe
+    from pleat.recipes.recipe import Recipe, Rule
 
 WIDE = 200  # columns of a table that goes to a file or a pipe
 
@@ -52,14 +52,32 @@ def described(recipe: Recipe) -> dict[str, Any]:
         "summary": recipe.summary,
         "paper": recipe.paper,
         "holds": rates,
-        "rule": rule.chooser + (", anew each round" if rule.redraw else ""),
-        "objective": objective.name + (", nested" if objective.nested else ""),
-        "returns": returns.up,
+        "rule": ", ".join(_rule(rule)),
+        "objective": ", ".join(
+            [
+                objective.name,
+                *(["nested"] if objective.nested else []),
+                *([f"gate {objective.gate}"] if objective.gate else []),
+                *(["scaler"] if objective.scaler else []),
+                *(["all entries"] if objective.dense else []),
+            ]
+        ),
+        "returns": returns.up + ("" if returns.part == "own" else f", {returns.part}"),
         "fold": f"{fill or f'exponent {fold.exponent:g}'}, by {fold.weights}" + (", class rows" if fold.rows else ""),
         "personal": ", ".join(recipe.personal.tensors) or "nothing",
         "saves": list(recipe.saves),
         "costs": recipe.costs,
     }
+
+
+def _rule(rule: Rule) -> list[str]:
+    """The chooser, when it chooses, by what, and what a device does to it."""
+    often = "anew each round" if rule.redraw else ""
+    often = f"fitted every {rule.reconfigure} rounds" if rule.reconfigure else often
+    score = "" if rule.score == "size" else f"by {rule.score}"
+    falls = f"falling over {rule.cubic} rounds" if rule.cubic else ""
+    change = f"{rule.adjust} on the device" if rule.adjust else ""
+    return [words for words in (rule.chooser, often, score, falls, change) if words]
 
 
 HEADINGS = ("method", "paper", "holds", "rule", "trains", "returns", "folds", "personal", "saves", "costs")
