@@ -2,14 +2,17 @@
 
 Every axis of every value in a net carries a *label*: an ordered list of parts (variable, repeat), as in the ModelMap. A
 variable is a set of channels that live or die together. Rules join variables where the net couples channels (an add),
-make them coarser where only runs of channels may go (a grouped convolution), give them a step (a group norm), and
-freeze them where cutting would be wrong. When in doubt a variable is frozen with a reason: never cut is always correct.
+split them where the net takes channels apart (a chunk), make them coarser where only runs of channels may go (a grouped
+convolution), give them a step (a group norm), and freeze them where cutting would be wrong. When in doubt a variable is
+frozen with a reason: never cut is always correct.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 from pleat.modelmap import Axis, Group, Segment
 
@@ -56,6 +59,7 @@ class _Variable:
     reason: str = ""  # frozen, and why; "" = may be cut
     parent: int = FIXED  # joined into another variable ...
     factor: int = 1  # ... whose channels each stand for `factor` of this one's
+    pieces: tuple[int, ...] = ()  # taken apart into these variables, one after another
 
 
 class Channels:
@@ -75,26 +79,40 @@ class Channels:
     def resolve(self, label: Label) -> Label:
         """The same label in terms of the variables that stand for their sets now; neighbouring fixed places merged."""
         out: list[Part] = []
-        for part in label:
-            part = self._part(part)
+        for part in (now for old in label for now in self._now(old)):
             if part.variable == FIXED and out and out[-1].variable == FIXED:
                 out[-1] = Part(FIXED, 1, out[-1].length + part.length)
             else:
                 out.append(part)
         return tuple(out)
 
-    def _part(self, part: Part) -> Part:
+    def _now(self, part: Part) -> Iterator[Part]:
+        """The part in terms of roots: variables neither joined into another nor taken apart."""
         if part.variable == FIXED:
-            return Part(FIXED, 1, part.length)
-        root, factor = part.variable, 1
-        while self._variables[root].parent != FIXED:
-            factor *= self._variables[root].factor
-            root = self._variables[root].parent
-        return Part(root, part.count // factor, part.repeat * factor)
+            yield Part(FIXED, 1, part.length)
+            return
+        variable = self._variables[part.variable]
+        if variable.pieces:
+            for piece in variable.pieces:
+                yield from self._now(Part(piece, self._variables[piece].size, part.repeat))
+        elif variable.parent != FIXED:
+            factor = variable.factor
+            yield from self._now(Part(variable.parent, part.count // factor, part.repeat * factor))
+        else:
+            yield part
+
+    def _part(self, part: Part) -> Part:
+        """`part` now, where it is certain to be one part still."""
+        (now,) = self._now(part)
+        return now
 
     def is_fixed(self, label: Label) -> bool:
         """Whether nothing on this axis can ever be cut for it names no variable."""
         return all(part.variable == FIXED for part in label)
+
+    def may_shrink(self, label: Label) -> bool:
+        """Whether something on this axis may be cut, as far as is known."""
+        return any(p.variable != FIXED and not self._variables[p.variable].reason for p in self.resolve(label))
 
     def freeze(self, label: Label, reason: str) -> None:
         """Never cut what stands on this axis. The first reason given to a variable is kept."""
@@ -104,14 +122,76 @@ class Channels:
 
     def join(self, left: Label, right: Label, reason: str) -> Label:
         """Couple two axes of equal length place by place; what cannot be coupled is frozen for `reason`."""
-        left, right = self.resolve(left), self.resolve(right)
-        if len(left) != len(right) or any(a.length != b.length for a, b in zip(left, right, strict=False)):
+        pairs = self._pairs(left, right)
+        if pairs is None:
             self.freeze(left, reason)
             self.freeze(right, reason)
-            return left
-        for a, b in zip(left, right, strict=True):
+            return self.resolve(left)
+        for a, b in pairs:
             self._join_parts(self._part(a), self._part(b), reason)
         return self.resolve(left)
+
+    def _pairs(self, left: Label, right: Label) -> list[tuple[Part, Part]] | None:
+        """Both axes as parts of pairwise equal lengths; None where their channels do not line up."""
+        if length(left) != length(right):
+            return None
+        ones, others, out = list(self.resolve(left)), list(self.resolve(right)), []
+        while len(out) < len(ones):
+            place = len(out)
+            a, b = ones[place], others[place]
+            if a.length == b.length:
+                out.append((a, b))
+                continue
+            longer, at = (ones, b.length) if a.length > b.length else (others, a.length)
+            part = longer[place]
+            if part.variable == FIXED:  # no variable to take apart: the label itself is
+                longer[place : place + 1] = [Part(FIXED, 1, at), Part(FIXED, 1, part.length - at)]
+            else:
+                return self._pairs(left, right) if self._cut_at(part, at) else None
+        return out
+
+    def _cut_at(self, part: Part, at: int) -> bool:
+        """Take the root variable of `part` apart after `at` of the part's places; whether that can be done."""
+        old = self._variables[part.variable]
+        first = at // part.repeat
+        if at % part.repeat or first % old.step:
+            return False
+        for size, name in ((first, f"{old.name}[:{first}]"), (old.size - first, f"{old.name}[{first}:]")):
+            self._variables.append(_Variable(size, name, old.step, old.reason))
+        old.pieces = (len(self._variables) - 2, len(self._variables) - 1)
+        return True
+
+    def between(self, label: Label, start: int, stop: int, reason: str) -> Label:
+        """The label of the places start..stop of an axis; what cannot be taken apart is frozen for `reason`."""
+        for at in (start, stop):
+            place = 0
+            for part in self.resolve(label):
+                inside = part.variable != FIXED and place < at < place + part.length
+                if inside and not self._cut_at(part, at - place):
+                    self.freeze(label, reason)
+                    return fixed(stop - start)
+                place += part.length
+        out, place = [], 0
+        for part in self.resolve(label):
+            low, high = max(place, start), min(place + part.length, stop)
+            if low < high:
+                out.append(part if part.variable != FIXED else Part(FIXED, 1, high - low))
+            place += part.length
+        return self.resolve(tuple(out))
+
+    def grows_alike(self, left: Label, right: Label) -> bool:
+        """Whether one axis is so many times as long as the other, however their channels are cut."""
+        ones, others = self._weights(left), self._weights(right)
+        return ones.keys() == others.keys() and len({Fraction(ones[v], others[v]) for v in ones}) <= 1
+
+    def _weights(self, label: Label) -> dict[int, int]:
+        """Variable that may be cut -> places that each of its channels takes; FIXED -> places that stay."""
+        out: dict[int, int] = {}
+        for part in self.resolve(label):
+            fixed_part = part.variable == FIXED or bool(self._variables[part.variable].reason)
+            key, weight = (FIXED, part.length) if fixed_part else (part.variable, part.repeat)
+            out[key] = out.get(key, 0) + weight
+        return out
 
     def _join_parts(self, a: Part, b: Part, reason: str) -> None:
         if a.variable == b.variable:

@@ -10,6 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from pleat.nets.heads import FewerHeads
+
+GATES: dict[type[nn.Module], int] = {nn.RNN: 1, nn.LSTM: 4, nn.GRU: 3}
+
 
 def resize(module: nn.Module) -> None:
     """Set the module's own sizes by its tensors' shapes; a module without tensors, or of another kind, stays."""
@@ -61,6 +65,34 @@ def _embedding(module: Any) -> None:
     module.embedding_dim = module.weight.shape[1]
 
 
+def _attention(module: Any) -> None:
+    """torch's own needs as many channels within as without; what has not is made one that does not."""
+    width, inner = module.out_proj.weight.shape
+    packed = module.in_proj_weight is not None
+    entering = (
+        [module.in_proj_weight] * 3 if packed else [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
+    )
+    query, module.kdim, module.vdim = (w.shape[1] for w in entering)
+    module.out_proj.out_features, module.out_proj.in_features = width, inner
+    module.num_heads, module.embed_dim = inner // module.head_dim, width
+    if not width == inner == query:
+        module.__class__ = FewerHeads
+        module._qkv_same_embed_dim = False  # or torch's encoder would pass the layer by and use its own kernel
+
+
+def _recurrent(module: Any) -> None:
+    module.hidden_size = module.weight_ih_l0.shape[0] // GATES[type(module)]
+    module.input_size = module.weight_ih_l0.shape[1]
+    if module.proj_size:
+        module.proj_size = module.weight_hr_l0.shape[0]
+    module.flatten_parameters()
+
+
+def _encoder(module: Any) -> None:
+    """Its kernel for padded batches reads the tensors of its first layer, which may have been left out."""
+    module.use_nested_tensor = False
+
+
 _KINDS: dict[type[nn.Module], Callable[[Any], None]] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution),
@@ -71,6 +103,9 @@ _KINDS: dict[type[nn.Module], Callable[[Any], None]] = {
     nn.LayerNorm: _layer_norm,
     nn.PReLU: _prelu,
     nn.Embedding: _embedding,
+    **dict.fromkeys((nn.MultiheadAttention, FewerHeads), _attention),
+    **dict.fromkeys(GATES, _recurrent),
+    nn.TransformerEncoder: _encoder,
 }
 if hasattr(nn, "RMSNorm"):
     _KINDS[nn.RMSNorm] = _layer_norm

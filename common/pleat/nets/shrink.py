@@ -29,6 +29,13 @@ class Nothing(nn.Module):
         return x.new_zeros(())
 
 
+class Bypass(nn.Module):
+    """What stands where a block was left out: its first input, whatever else is passed beside it."""
+
+    def forward(self, x: torch.Tensor, *beside: Any, **named: Any) -> torch.Tensor:
+        return x
+
+
 def shrink(module: nn.Module, model: ModelMap, selection: Selection) -> nn.Module:
     """A new module that holds what `selection` keeps, with the values `module` has (a skeleton has none: zeros then);
     `module` is not changed.
@@ -40,7 +47,10 @@ def shrink(module: nn.Module, model: ModelMap, selection: Selection) -> nn.Modul
     if tensors.keys() != model.tensor.keys():
         odd = sorted(tensors.keys() ^ model.tensor.keys())
         raise UseError(f"the map is not this module's: {len(odd)} tensor names differ, first {odd[0]!r}")
-    instead: dict[int, Any] = {id(module.get_submodule(u)): _bypass(model, u) for u in sorted(selection.dropped)}
+    instead: dict[int, Any] = {
+        id(module.get_submodule(u)): _instead(module.get_submodule(u), u in model.branches)
+        for u in sorted(selection.dropped)
+    }
     for spec in held(model, selection):
         whole = tensors[spec.name]
         cut = _cut(whole.detach(), model, selection, spec)
@@ -63,5 +73,12 @@ def _cut(whole: torch.Tensor, model: ModelMap, selection: Selection, spec: Tenso
     return part(whole, cuts(model, selection, spec)).clone(memory_format=torch.contiguous_format)
 
 
-def _bypass(model: ModelMap, unit: str) -> nn.Module:
-    return Nothing() if unit in model.branches else nn.Identity()
+def _instead(module: nn.Module, is_branch: bool) -> nn.Module:
+    """What stands in the place of a unit that is left out."""
+    if is_branch:
+        return Nothing()
+    out = Bypass()
+    if isinstance(module, nn.TransformerEncoderLayer):  # the encoder asks its first layer
+        out.self_attn = nn.Module()
+        out.self_attn.batch_first = module.self_attn.batch_first
+    return out

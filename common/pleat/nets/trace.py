@@ -18,7 +18,8 @@ from pleat.nets.channels import Labels
 from pleat.nets.factory import skeleton
 from pleat.nets.graph import follow
 from pleat.nets.layers import LAYERS
-from pleat.nets.steps import STEP_FUNCTIONS, STEP_METHODS, STEP_MODULES
+from pleat.nets.rules import STEP_FUNCTIONS, STEP_METHODS, STEP_MODULES
+from pleat.nets.sequences import SEQUENCES
 from pleat.nets.units import Unit, own_groups, units
 from pleat.nets.walk import Walk, walk
 
@@ -28,7 +29,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> ModelMap:
 
     Raises UseError, naming the module, where it cannot be traced or does not fit the input.
     """
-    seen = walk(follow(module, input_shape), {**STEP_MODULES, **LAYERS}, STEP_FUNCTIONS, STEP_METHODS)
+    seen = walk(follow(module, input_shape), {**STEP_MODULES, **LAYERS, **SEQUENCES}, STEP_FUNCTIONS, STEP_METHODS)
     found = units(seen)
     loose = tuple(u for u in found if u.kind != "fixed")
     paths, branches = tuple(u.path for u in loose), tuple(u.path for u in loose if u.kind == "branch")
@@ -79,6 +80,9 @@ def _stored(seen: Walk, blocks: tuple[Unit, ...]) -> tuple[Activation, ...]:
         axis = _shrinking(seen, labels)
         positions = seen.per_sample(node, axis) * seen.stored[node]
         out.append(Activation(seen.channels.axis(labels[axis]), positions, unit))
+    for node, label, positions in seen.inside:
+        unit = next((u.path for u in blocks if node in u.nodes), "")
+        out.append(Activation(seen.channels.axis(label), positions, unit))
     return tuple(out)
 
 

@@ -17,8 +17,17 @@ from torch import fx, nn
 from pleat.nets.channels import Channels, Label, Labels, fixed
 from pleat.nets.graph import BATCH, Graph, Shape
 from pleat.nets.tensors import tensors_of
+from pleat.nets.tracer import take
 
-Rule = Callable[["Walk", fx.Node, Any], "Labels | None"]  # (walk, step, its module) -> labels, or None: does not fit
+
+@dataclass(frozen=True)
+class Many:
+    """Labels of a step whose result is a tuple: for every element labels, a further Many, or None for no tensor."""
+
+    of: tuple[Any, ...]
+
+
+Rule = Callable[["Walk", fx.Node, Any], "Labels | Many | None"]  # (walk, step, its module); None: does not fit
 
 
 @dataclass
@@ -32,10 +41,21 @@ class Walk:
     positions: dict[str, int] = field(default_factory=dict)
     stored: dict[fx.Node, int] = field(default_factory=dict)  # value -> how many floats per entry backward needs
     views: dict[fx.Node, fx.Node] = field(default_factory=dict)  # value -> the value whose memory it shows
+    many: dict[fx.Node, Many] = field(default_factory=dict)  # steps whose results are tuples
+    inside: list[tuple[fx.Node, Label, int]] = field(default_factory=list)  # step, axis, positions: kept for backward
 
     def __post_init__(self) -> None:
         self.tensors = tensors_of(self.graph.module)
         self.names = {id(tensor): name for name, tensor in self.tensors.items()}
+
+    @property
+    def parts(self) -> Parts:
+        """The shapes of the tensors in a tuple that a step returned."""
+        return Parts(self.graph)
+
+    def may_shrink(self, label: Label) -> bool:
+        """Whether something on this axis may still be cut."""
+        return self.channels.may_shrink(label)
 
     def shape(self, node: fx.Node) -> Shape:
         return self.graph.shapes[node]
@@ -43,6 +63,13 @@ class Walk:
     def inputs(self, node: fx.Node) -> list[fx.Node]:
         """The steps whose tensors enter `node`."""
         return [n for n in node.all_input_nodes if n in self.labels]
+
+    def name_of(self, node: fx.Node) -> str:
+        """The name of the tensor that a step reads from the module; "" for a constant."""
+        if node in self.graph.constants:
+            return ""
+        owner, _, attribute = str(node.target).rpartition(".")
+        return self.names.get(id(getattr(self.graph.module.get_submodule(owner), attribute)), "")
 
     def per_sample(self, node: fx.Node, axis: int) -> int:
         """Places of a value beside those of one axis, for one sample."""
@@ -76,10 +103,33 @@ class Walk:
         """The labels of all tensors' axes and of all values that backward needs."""
         for labels in [*self.axes.values(), *(self.labels[n] for n in self.stored if n in self.labels)]:
             yield from labels
+        yield from (label for _, label, _ in self.inside)
 
     def freeze(self, node: fx.Node, reason: str) -> None:
         for label in self.labels.get(node, ()):
             self.channels.freeze(label, reason)
+
+
+class Parts:
+    """Shapes of the elements of tuples, as the steps that take them out show them."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def __getitem__(self, node: fx.Node) -> list[Shape]:
+        found = {int(u.args[1]): self._graph.shapes[u] for u in node.users if u in self._graph.shapes}  # type: ignore[arg-type]
+        return [found[i] for i in sorted(found)]
+
+
+def argument(node: fx.Node, module: Any, place: int, name: str, default: Any) -> Any:
+    """An argument of a step, wherever it is: on the module, by name, or by place after the tensor."""
+    if module is not None:
+        return getattr(module, name, default)
+    return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
+
+
+def step_name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def walk(
@@ -101,6 +151,7 @@ def walk(
         else:
             table: Mapping[Any, Rule] = functions if node.op == "call_function" else methods
             _apply(state, node, table.get(node.target), None)
+    _reads(state)
     _leftovers(state)
     return state
 
@@ -115,13 +166,14 @@ def _enter(state: Walk, node: fx.Node) -> None:
 
 def _attribute(state: Walk, node: fx.Node) -> None:
     """A bare parameter in a forward: each of its axes is a set of channels until something it meets says more."""
-    if node not in state.graph.shapes:
+    shape = state.shape(node)
+    if node in state.graph.constants:
+        state.labels[node] = tuple(map(fixed, shape))
         return
     owner_path, _, attribute = str(node.target).rpartition(".")
     owner = state.graph.module.get_submodule(owner_path)
-    name = state.names.get(id(getattr(owner, attribute)))
-    shape = state.shape(node)
-    if name is None:
+    name = state.name_of(node)
+    if not name:
         state.labels[node] = tuple(map(fixed, shape))
     elif name in state.axes:
         state.labels[node] = state.axes[name]
@@ -136,18 +188,31 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def _apply(state: Walk, node: fx.Node, rule: Rule | None, module: nn.Module | None) -> None:
-    labels = rule(state, node, module) if rule is not None and state.inputs(node) else None
-    if labels is None:
-        labels = _unknown(state, node, module)
-    if node in state.graph.shapes:
-        state.labels[node] = labels
+    if node.target is take:
+        _take(state, node)
+        return
+    found = rule(state, node, module) if rule is not None and state.inputs(node) else None
+    if found is None:
+        found = _unknown(state, node, module)
+    if isinstance(found, Many):
+        state.many[node] = found
+    elif node in state.graph.shapes:
+        state.labels[node] = found
+
+
+def _take(state: Walk, node: fx.Node) -> None:
+    """One element of a tuple."""
+    source, place = node.args[0], node.args[1]
+    many = state.many.get(source)  # type: ignore[arg-type]
+    found = many.of[place] if many is not None else None  # type: ignore[index]
+    if isinstance(found, Many):
+        state.many[node] = found
+    elif node in state.graph.shapes:
+        state.labels[node] = tuple(map(fixed, state.shape(node))) if found is None else found
 
 
 def _unknown(state: Walk, node: fx.Node, module: nn.Module | None) -> Labels:
     """Freeze what enters, and every tensor of the module."""
-    shape = state.graph.shapes.get(node, ())
-    if node.op != "call_module" and node not in state.graph.shapes and not _holds_tensors(node):
-        return ()  # a size, a shape, a device: numbers that a smaller net computes for itself
     reason = _why(state, node, module)
     for before in state.inputs(node):
         state.freeze(before, reason)
@@ -155,19 +220,21 @@ def _unknown(state: Walk, node: fx.Node, module: nn.Module | None) -> Labels:
     for part in module.modules() if module is not None else ():
         for name, tensor in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
             state.bind(part, name, tuple(map(fixed, tensor.shape)), int(tensor.dim() > 1))
-    return tuple(map(fixed, shape))
+    return tuple(map(fixed, state.graph.shapes.get(node, ())))
 
 
-_NUMBERS = frozenset({"size", "dim", "ndimension", "numel", "shape", "dtype", "device", "ndim"})
-
-
-def _holds_tensors(node: fx.Node) -> bool:
-    """Whether a step without a tensor as its value may still carry some on (a tuple, as `chunk` makes)."""
-    if node.op == "call_method":
-        return node.target not in _NUMBERS
-    if node.target is getattr:
-        return node.args[1] not in _NUMBERS
-    return True
+def _reads(state: Walk) -> None:
+    """Axes whose length the forward computed with, or compared with what need not change along, stay whole."""
+    reason = "the forward computes with its length"
+    for node, axis in state.graph.reads.told:
+        if node in state.labels:
+            state.channels.freeze(state.labels[node][axis], reason)
+    for pair in state.graph.reads.compared:
+        axes = [state.labels[n][i] for one in pair for n, i in one.sources if n in state.labels]
+        single = len(pair[0].sources) == len(pair[1].sources) == 1 == pair[0].share == pair[1].share
+        if len(axes) != 2 or not single or not state.channels.grows_alike(*axes):
+            for label in axes:
+                state.channels.freeze(label, reason)
 
 
 def _why(state: Walk, node: fx.Node, module: nn.Module | None) -> str:
