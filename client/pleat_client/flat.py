@@ -17,6 +17,7 @@ from pleat.elastic.selection import Selection, cut_array, cuts, held
 from pleat.exchange.order import Work
 from pleat.modelmap import ModelMap
 from pleat.nets.nested import views
+from pleat.nets.tensors import bind
 
 
 @dataclass
@@ -74,13 +75,6 @@ def _windows(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
     """Consecutive views of `flat` in these shapes."""
     parts = torch.split(flat, [shape.numel() for shape in shapes.values()])
     return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-
-
-def bind(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Let `module` compute with `tensors` as its parameters: plain tensors, which registration would refuse."""
-    for name, tensor in tensors.items():
-        owner, _, attribute = name.rpartition(".")
-        module.get_submodule(owner)._parameters[attribute] = tensor  # type: ignore[assignment]
 
 
 class Nested:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pleat.errors import UseError
-from pleat_client.flat import bind
+from pleat.nets.tensors import bind
 
 Settings = Mapping[str, float]
 Gate = Callable[[Tensor, Tensor], Tensor]  # (weight, its threshold) -> what enters the net

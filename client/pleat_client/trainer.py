@@ -22,9 +22,10 @@ from pleat.exchange.order import NetSpec, Work
 from pleat.modelmap import ModelMap
 from pleat.nets.build import build, classes_of
 from pleat.nets.shrink import load, read, shrink
+from pleat.nets.tensors import bind
 from pleat.params import Params
 from pleat.shard import Shard
-from pleat_client.flat import Nested, bind, flatten, local_masks
+from pleat_client.flat import Nested, flatten, local_masks
 from pleat_client.gates import Gated
 from pleat_client.objectives import objective
 

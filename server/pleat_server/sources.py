@@ -7,8 +7,8 @@ in one line that says what to type instead.
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -132,35 +132,15 @@ def _expected() -> str:
 
 def _torchvision(name: str) -> Any:
     """torchvision's data sets. Raises UseError where it is not installed."""
+    from pleat.nets.vision import with_torchvision
+
     try:
-        return _imported()
+        return with_torchvision(lambda: importlib.import_module("torchvision.datasets"))
     except ImportError:
         raise UseError(
             f"no data set {name!r}: {_expected()}. torchvision is not installed; "
             "type: pip install -c constraints.txt torchvision (unpinned, it would replace torch)"
         ) from None
-
-
-def _imported() -> Any:
-    """torchvision's wheel from PyPI keeps its operators in a CUDA library that a CPU build of torch cannot load, and
-    its import then fails; declaring two of the operators is enough for everything used here."""
-    import torch
-
-    try:
-        from torchvision import datasets
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        for module in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-            del sys.modules[module]  # half imported
-        make_library: Any = torch.library.Library  # untyped in torch
-        library = make_library("torchvision", "DEF")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        from torchvision import datasets
-
-        datasets.pleat_operators = library  # operators vanish with their library: keep it
-    return datasets
 
 
 def _arguments(kind: Any, root: Path, download: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pleat.elastic.selection import Selection, coverage, make
 from pleat.modelmap import Group, ModelMap
 from pleat.nets.shrink import load, read, shrink
+from pleat.nets.tensors import tensors_of
 from pleat.params import Params
 
 CLOSE = 2e-5  # of outputs of size one; convolutions of other widths add in another order
@@ -42,20 +43,32 @@ def output(module: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-def zeroed(module: nn.Module, model: ModelMap, selection: Selection) -> Params:
-    """The module's tensors with everything outside the selection 0."""
-    return {n: a * coverage(model, selection, n).astype(np.float32) for n, a in read(module).items()}
+def zeroed(module: nn.Module, model: ModelMap, selection: Selection) -> dict[str, Tensor]:
+    """What the module's tensors are where the selection leaves something out of them: that is 0."""
+    out = {}
+    for spec in model.tensors:
+        held = coverage(model, selection, spec.name)
+        if not held.all():
+            out[spec.name] = tensors_of(module)[spec.name].detach() * torch.from_numpy(held)
+    return out
 
 
 def gap(module: nn.Module, model: ModelMap, selection: Selection, x: Tensor) -> float:
     """Largest difference between the shrunk net and the full net with the rest zeroed; the module is left as it was."""
     small = output(shrink(module, model, selection), x)
-    before = read(module)
+    tensors, changed = tensors_of(module), zeroed(module, model, selection)
+    before = {name: tensors[name].detach().clone() for name in changed}
     try:
-        load(module, zeroed(module, model, selection))
+        _set(tensors, changed)
         return float((output(module, x) - small).abs().max())
     finally:
-        load(module, before)
+        _set(tensors, before)
+
+
+def _set(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            tensors[name].copy_(value)
 
 
 def without(group: Group, seed: int = 0) -> list[int]:

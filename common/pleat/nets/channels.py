@@ -135,7 +135,8 @@ class Channels:
         """Both axes as parts of pairwise equal lengths; None where their channels do not line up."""
         if length(left) != length(right):
             return None
-        ones, others, out = list(self.resolve(left)), list(self.resolve(right)), []
+        ones, others = list(self.resolve(left)), list(self.resolve(right))
+        out: list[tuple[Part, Part]] = []
         while len(out) < len(ones):
             place = len(out)
             a, b = ones[place], others[place]
@@ -171,7 +172,8 @@ class Channels:
                     self.freeze(label, reason)
                     return fixed(stop - start)
                 place += part.length
-        out, place = [], 0
+        place = 0
+        out: list[Part] = []
         for part in self.resolve(label):
             low, high = max(place, start), min(place + part.length, stop)
             if low < high:

@@ -34,7 +34,7 @@ class FewerHeads(nn.MultiheadAttention):
         q, k, v = (self._split(x) for x in self._projected(query, key, value))
         mask = _added(attn_mask, q)
         if mask is not None and mask.dim() == 3:  # one for every sample and head
-            mask = mask.unflatten(0, (len(q), -1))
+            mask = mask.view(len(q), -1, *mask.shape[1:])
         hidden = _added(key_padding_mask, q)
         if hidden is not None:
             hidden = hidden[:, None, None, :]
@@ -68,7 +68,7 @@ class FewerHeads(nn.MultiheadAttention):
 
     def _split(self, x: Tensor) -> Tensor:
         """[samples, places, width] -> [samples, heads, places, width of a head]."""
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2)
 
 
 def _added(mask: Tensor | None, q: Tensor) -> Tensor | None:

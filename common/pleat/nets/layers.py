@@ -11,6 +11,7 @@ from typing import Any
 from torch import fx, nn
 
 from pleat.nets.channels import Labels, fixed, repeated
+from pleat.nets.lookup import Lookup
 from pleat.nets.walk import Rule, Walk
 
 
@@ -120,7 +121,7 @@ LAYERS: dict[type[nn.Module], Rule] = {
     nn.GroupNorm: group_norm,
     nn.LayerNorm: layer_norm,
     nn.PReLU: prelu,
-    nn.Embedding: embedding,
+    **dict.fromkeys((nn.Embedding, Lookup), embedding),
 }
 if hasattr(nn, "RMSNorm"):
     LAYERS[nn.RMSNorm] = layer_norm

@@ -58,7 +58,7 @@ class Length(int):
             return Length._made(int.__mul__(self, other), self.sources, self.share * other, self.reads)
         return self.tell() * other
 
-    __mul__ = __rmul__ = _times  # type: ignore[assignment]
+    __mul__ = __rmul__ = _times
 
     def __floordiv__(self, other: Any) -> Any:
         if type(other) is int and other > 0 and int.__mod__(self, other) == 0:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from pleat.nets.heads import FewerHeads
+from pleat.nets.lookup import Lookup
 
 GATES: dict[type[nn.Module], int] = {nn.RNN: 1, nn.LSTM: 4, nn.GRU: 3}
 
@@ -102,7 +103,7 @@ _KINDS: dict[type[nn.Module], Callable[[Any], None]] = {
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
     nn.PReLU: _prelu,
-    nn.Embedding: _embedding,
+    **dict.fromkeys((nn.Embedding, Lookup), _embedding),
     **dict.fromkeys((nn.MultiheadAttention, FewerHeads), _attention),
     **dict.fromkeys(GATES, _recurrent),
     nn.TransformerEncoder: _encoder,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pleat.nets import products, shaping, steps
+from pleat.nets import pieces, products, shaping, steps
 from pleat.nets.walk import Rule
 
 
@@ -40,7 +40,7 @@ _OPERATORS = {
     **dict.fromkeys(_words("neg pos abs"), steps.detached),
     "pow": steps.by_input,
     "matmul": products.matrix_product,
-    "getitem": shaping.indexing,
+    "getitem": pieces.indexing,
 }
 
 # name -> rule, wherever torch has it: as a function of torch, of torch.nn.functional, and as a method
@@ -57,12 +57,13 @@ _NAMED: dict[str, Rule] = {
     **dict.fromkeys(["softmax", "log_softmax"], steps.softmax),
     **dict.fromkeys(("cat", "concat"), shaping.concatenation),
     "stack": shaping.stacking,
-    **dict.fromkeys(_words("chunk split unsafe_chunk"), shaping.chunking),
-    "unbind": shaping.unbinding,
-    **dict.fromkeys(_words("narrow select flip roll cumsum"), shaping.narrowing),
+    **dict.fromkeys(_words("chunk split unsafe_chunk"), pieces.chunking),
+    "unbind": pieces.unbinding,
+    **dict.fromkeys(_words("narrow select flip roll cumsum"), pieces.narrowing),
     **dict.fromkeys(_words("expand repeat tile"), shaping.stretching),
-    **dict.fromkeys(_words("expand_as view_as reshape_as zeros_like ones_like empty_like"), shaping.like_another),
+    **dict.fromkeys(_words("zeros_like ones_like empty_like"), shaping.like_another),
     **dict.fromkeys(_words("matmul bmm mm __matmul__"), products.matrix_product),
+    "expand_as": steps.together,
     "einsum": products.einsum,
     "scaled_dot_product_attention": products.attention,
     "linear": products.linear_by_hand,
@@ -71,10 +72,10 @@ _NAMED: dict[str, Rule] = {
     "pad": steps.padding,
     "normalize": steps.normalising,
     "interpolate": steps.pooling,
-    "glu": shaping.gating,
-    "pixel_shuffle": shaping.pixel_shuffle,
-    "pixel_unshuffle": shaping.pixel_unshuffle,
-    "channel_shuffle": shaping.channel_shuffle,
+    "glu": pieces.gating,
+    "pixel_shuffle": pieces.pixel_shuffle,
+    "pixel_unshuffle": pieces.pixel_unshuffle,
+    "channel_shuffle": pieces.channel_shuffle,
     **{f"{kind}_pool{n}d": steps.pooling for kind in ("avg", "adaptive_avg", "lp") for n in (1, 2, 3)},
     **{f"{kind}_pool{n}d": steps.max_pooling for kind in ("max", "adaptive_max") for n in (1, 2, 3)},
 }
@@ -104,8 +105,8 @@ STEP_MODULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), steps.pooling),
     nn.Flatten: shaping.reshaping,
     **dict.fromkeys((nn.Softmax, nn.LogSoftmax), steps.softmax),
-    nn.GLU: shaping.gating,
-    nn.PixelShuffle: shaping.pixel_shuffle,
-    nn.PixelUnshuffle: shaping.pixel_unshuffle,
-    nn.ChannelShuffle: shaping.channel_shuffle,
+    nn.GLU: pieces.gating,
+    nn.PixelShuffle: pieces.pixel_shuffle,
+    nn.PixelUnshuffle: pieces.pixel_unshuffle,
+    nn.ChannelShuffle: pieces.channel_shuffle,
 }

@@ -61,6 +61,8 @@ def recurrent(walk: Walk, node: fx.Node, module: Any) -> Many | None:
     hidden = walk.channels.new(module.hidden_size, str(node.target))
     projected = getattr(module, "proj_size", 0) > 0
     state = walk.channels.new(module.proj_size, f"{node.target}.proj") if projected else hidden
+    if projected:
+        walk.channels.freeze(hidden, f"{node.target} must stay wider than its projection, by which torch knows it")
     _start(walk, node, hidden, state)
     directions = ("", "_reverse") if module.bidirectional else ("",)
     entering = before[-1]

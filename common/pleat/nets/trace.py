@@ -13,10 +13,10 @@ from torch import nn
 from pleat.errors import UseError
 from pleat.exchange.order import NetSpec, Scalar
 from pleat.modelmap import Activation, Group, ModelMap, TensorSpec
-from pleat.nets.arguments import input_shape_of
+from pleat.nets.arguments import classes_of, input_shape_of
 from pleat.nets.channels import Labels
 from pleat.nets.factory import skeleton
-from pleat.nets.graph import follow
+from pleat.nets.graph import BATCH, follow
 from pleat.nets.layers import LAYERS
 from pleat.nets.rules import STEP_FUNCTIONS, STEP_METHODS, STEP_MODULES
 from pleat.nets.sequences import SEQUENCES
@@ -24,12 +24,21 @@ from pleat.nets.units import Unit, own_groups, units
 from pleat.nets.walk import Walk, walk
 
 
-def trace(module: nn.Module, input_shape: tuple[int, ...]) -> ModelMap:
+def trace(module: nn.Module, input_shape: tuple[int, ...], classes: int | None = None) -> ModelMap:
     """The ModelMap of `module` for samples of `input_shape`; the module is left as it was.
 
-    Raises UseError, naming the module, where it cannot be traced or does not fit the input.
+    Raises UseError, naming the module, where it cannot be traced, does not fit the input, or (if `classes` is given)
+    does not give that many logits for every sample.
     """
-    seen = walk(follow(module, input_shape), {**STEP_MODULES, **LAYERS, **SEQUENCES}, STEP_FUNCTIONS, STEP_METHODS)
+    graph = follow(module, input_shape)
+    logits = graph.shapes[graph.order[-1].args[0]]  # type: ignore[index]
+    if classes is not None and logits != (BATCH, classes):
+        kind, found = type(module).__name__, "x".join(map(str, logits[1:])) or "a single number"
+        raise UseError(f"net {kind}: expected {classes} logits for every sample, one a class, got {found}")
+    return _mapped(walk(graph, {**STEP_MODULES, **LAYERS, **SEQUENCES}, STEP_FUNCTIONS, STEP_METHODS))
+
+
+def _mapped(seen: Walk) -> ModelMap:
     found = units(seen)
     loose = tuple(u for u in found if u.kind != "fixed")
     paths, branches = tuple(u.path for u in loose), tuple(u.path for u in loose if u.kind == "branch")
@@ -45,7 +54,7 @@ def model_map(net: NetSpec) -> ModelMap:
 def _model_map(factory: str, arguments: tuple[tuple[str, Scalar], ...]) -> ModelMap:
     net = NetSpec(factory, dict(arguments), b"")
     try:
-        return trace(skeleton(factory, net.arguments), input_shape_of(net))
+        return trace(skeleton(factory, net.arguments), input_shape_of(net), classes_of(net))
     except UseError as error:
         raise UseError(f"{factory} with {net.arguments}: {error}") from error
 
@@ -75,7 +84,7 @@ def _groups(seen: Walk, blocks: tuple[Unit, ...]) -> tuple[Group, ...]:
 def _stored(seen: Walk, blocks: tuple[Unit, ...]) -> tuple[Activation, ...]:
     """What a training step keeps for its backward pass, along the axis of each value that may shrink."""
     out = []
-    for node in (n for n in seen.graph.order if n in seen.stored and n in seen.labels):
+    for node in (n for n in seen.graph.order if n in seen.stored and seen.labels.get(n)):
         labels, unit = seen.labels[node], next((u.path for u in blocks if node in u.nodes), "")
         axis = _shrinking(seen, labels)
         positions = seen.per_sample(node, axis) * seen.stored[node]

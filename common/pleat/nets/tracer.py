@@ -99,8 +99,8 @@ class Tracer(fx.Tracer):
         if isinstance(a, Length):
             return a
         if isinstance(a, torch.Tensor):
-            known = any(a is t for t in (*self.root.parameters(), *self.root.buffers()))  # type: ignore[union-attr]
-            node = super().create_arg(a) if known else self.create_node("get_attr", "constant", (), {})
+            known = any(a is t for t in (*self.root.parameters(), *self.root.buffers()))
+            node: Any = super().create_arg(a) if known else self.create_node("get_attr", "constant", (), {})
             self.shapes[node] = tuple(a.shape)
             if not known:
                 self.constants.add(node)
@@ -143,7 +143,7 @@ class Tracer(fx.Tracer):
         self._running = True
         try:
             with torch.no_grad():
-                return _step(self.root, node, _values(args), _values(kwargs))  # type: ignore[arg-type]
+                return _step(self.root, node, _values(args), _values(kwargs))
         except Exception as error:
             at = f"module {node.target!r}" if node.op == "call_module" else f"step {node.name!r}"
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -163,9 +163,7 @@ class Tracer(fx.Tracer):
             return type(value)(out)
         if value is None or (node.op == "call_method" and node.target in _ABOUT) or node.target is getattr:
             return value
-        raise fx.proxy.TraceError(
-            f"{node.target} gives a {type(value).__name__} that depends on the values it is given"
-        )
+        raise fx.proxy.TraceError(f"{node.target} gives a {type(value).__name__} that depends on values")
 
     def _element(self, node: fx.Node, value: Any, place: int) -> Any:
         if not isinstance(value[place], torch.Tensor | tuple | list):

@@ -1,12 +1,16 @@
 """Units: the parts of a net that may be left out whole (elastic.md section 3).
 
-Two kinds, both found in the graph:
+Found in the graph:
 * a *block* whose result is its own input plus something (or a relu of that, where the input is not negative anyway):
-  leaving it out is the identity;
+  leaving it out is the identity, and so is the block once its last map is zero;
+* a *normed* block, whose sums are normed after they are made (a transformer's layer with its norms behind): it can be
+  left out like the others, but no weights make it the identity;
 * a *branch*, a submodule whose result only goes into a sum with something else, beside a shortcut that changes the
   shape, say: leaving it out adds 0. Only one that has channels of its own to cut counts: a bare shortcut has none.
-A third kind cannot be left out, but has an inner width like the others:
-* a *fixed* block, whose result is a sum of which no term is its input, and whose branch is no submodule.
+* a *fixed* block, whose result is a sum of which no term is its input, and whose branch is no submodule, cannot be left
+  out, but has an inner width like the others.
+Named by whoever wrote the net, in an attribute `depth_units` of the module, the paths of submodules:
+* a *named* unit, any submodule whose result has its input's shape. It is passed by; what it computes does not matter.
 
 Where units lie in one another the innermost are taken. Sharing a tensor with the outside disqualifies.
 """
@@ -22,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from pleat.errors import UseError
 from pleat.nets.graph import Call, Graph
 from pleat.nets.walk import Walk
 
@@ -31,7 +36,9 @@ _RELU_FUNCTIONS = (torch.relu, torch.relu_, F.relu, F.relu_, "relu", "relu_")
 _KEEPS_SIGN = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Identity)
 
 
-Kind = Literal["block", "branch", "fixed"]
+_NORMS = (nn.LayerNorm, nn.RMSNorm) if hasattr(nn, "RMSNorm") else (nn.LayerNorm,)
+
+Kind = Literal["named", "block", "normed", "branch", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,10 @@ def units(walk: Walk) -> tuple[Unit, ...]:
     graph = walk.graph
     place = {node: i for i, node in enumerate(graph.order)}
     once = [c for c in graph.calls if sum(d.path == c.path for d in graph.calls) == 1]
-    found: list[Unit] = []
+    found = _named(walk)
     tests: tuple[tuple[Kind, Callable[[Walk, Call], bool]], ...] = (
         ("block", _is_block),
+        ("normed", _is_normed),
         ("branch", _is_branch),
         ("fixed", _is_fixed),
     )
@@ -62,16 +70,43 @@ def units(walk: Walk) -> tuple[Unit, ...]:
     return tuple(sorted(found, key=lambda u: min(place[n] for n in u.nodes)))
 
 
+def _named(walk: Walk) -> list[Unit]:
+    """The units that the net itself names. Raises UseError for one that cannot be left out, saying why."""
+    net, out = walk.graph.module, []
+    for path in getattr(net, "depth_units", ()):
+        calls = [c for c in walk.graph.calls if c.path == path] or [
+            Call(path, tuple(n.all_input_nodes), frozenset((n,)), n)
+            for n in walk.graph.order
+            if n.op == "call_module" and n.target == path
+        ]
+        why = _unfit(walk, calls)
+        if why:
+            raise UseError(f"net {type(net).__name__}: depth_units names {path!r}, which cannot be left out: {why}")
+        out.append(Unit(path, calls[0].nodes, "named"))
+    return out
+
+
+def _unfit(walk: Walk, calls: list[Call]) -> str:
+    if len(calls) != 1:
+        return f"the forward calls it {len(calls)} times"
+    shapes, call = walk.graph.shapes, calls[0]
+    if not _self_contained(walk.graph, call):
+        return "it is no submodule with one tensor in, one out, and tensors that nothing else uses"
+    into, out = shapes.get(call.inputs[0]), shapes.get(call.result)
+    return "" if into == out else f"its input has shape {into}, its result {out}"
+
+
 def _self_contained(graph: Graph, call: Call) -> bool:
-    """One tensor in, one out, no other edge across, and no tensor that is also used outside."""
-    if len(call.inputs) != 1 or not isinstance(call.result, fx.Node) or call.result not in call.nodes:
+    """One tensor in (others beside it, such as masks, do not matter), one out, no other edge across, and no tensor that
+    is also used outside."""
+    if not call.inputs or not isinstance(call.result, fx.Node) or call.result not in call.nodes:
         return False
     crossing_in = {b for n in call.nodes for b in n.all_input_nodes} - call.nodes
     crossing_out = {n for n in call.nodes if any(u not in call.nodes for u in n.users)}
-    if not (crossing_in <= {call.inputs[0]} and crossing_out <= {call.result}):
+    if not (crossing_in <= set(call.inputs) and crossing_out <= {call.result}):
         return False
-    inside = {str(n.target) for n in call.nodes if n.op in ("call_module", "get_attr")}
-    own = all(t.startswith(call.path + ".") for t in inside)
+    used = (n for n in call.nodes if n.op in ("call_module", "get_attr") and n not in graph.constants)
+    own = all(str(n.target).startswith(call.path + ".") or n.target == call.path for n in used)
     return own and not _shared(graph.module, call.path)
 
 
@@ -93,17 +128,32 @@ def _is_block(walk: Walk, call: Call) -> bool:
         last = last.args[0]
         if not _not_negative(walk, source):
             return False
-    return last in call.nodes and _adds(last, source, call)
+    return _adds(last, source, call, through=())
 
 
-def _adds(node: Any, source: fx.Node, call: Call) -> bool:
-    """Whether `node` is a sum of which one term is `source`, perhaps by way of another such sum."""
+def _is_normed(walk: Walk, call: Call) -> bool:
+    """Whether the result is input + something, normed, perhaps several times over."""
+    source = call.inputs[0]
+    same = walk.graph.shapes.get(source) == walk.graph.shapes.get(call.result)
+    norms = tuple(n for n in call.nodes if n.op == "call_module" and _is_norm(walk, n))
+    return same and _adds(call.result, source, call, norms)
+
+
+def _is_norm(walk: Walk, node: fx.Node) -> bool:
+    return isinstance(walk.graph.module.get_submodule(str(node.target)), _NORMS)
+
+
+def _adds(node: Any, source: fx.Node, call: Call, through: tuple[fx.Node, ...]) -> bool:
+    """Whether `node` is a sum of which one term is `source`, perhaps by way of another such sum, or of a step in
+    `through` on one."""
+    while node in through:
+        node = node.args[0]
     if not isinstance(node, fx.Node) or node not in call.nodes or node.target not in _ANY_SUM:
         return False
     if len(node.args) != 2 or node.kwargs:
         return False
     terms = [t for t in node.args if t is not source]
-    return len(terms) < 2 or any(_adds(t, source, call) for t in terms)
+    return len(terms) < 2 or any(_adds(t, source, call, through) for t in terms)
 
 
 def _is_branch(walk: Walk, call: Call) -> bool:

@@ -8,7 +8,7 @@ correct.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from pleat.nets.channels import Channels, Label, Labels, fixed
 from pleat.nets.graph import BATCH, Graph, Shape
+from pleat.nets.lengths import Length, Source
 from pleat.nets.tensors import tensors_of
 from pleat.nets.tracer import take
 
@@ -41,6 +42,7 @@ class Walk:
     positions: dict[str, int] = field(default_factory=dict)
     stored: dict[fx.Node, int] = field(default_factory=dict)  # value -> how many floats per entry backward needs
     views: dict[fx.Node, fx.Node] = field(default_factory=dict)  # value -> the value whose memory it shows
+    follows: list[tuple[Label, Length, str]] = field(default_factory=list)  # axes whose length is another's, or why not
     many: dict[fx.Node, Many] = field(default_factory=dict)  # steps whose results are tuples
     inside: list[tuple[fx.Node, Label, int]] = field(default_factory=list)  # step, axis, positions: kept for backward
 
@@ -105,9 +107,16 @@ class Walk:
             yield from labels
         yield from (label for _, label, _ in self.inside)
 
-    def freeze(self, node: fx.Node, reason: str) -> None:
-        for label in self.labels.get(node, ()):
+    def axes_of(self, *sources: Source) -> list[Label]:
+        """The labels of the axes whose lengths were read."""
+        return [self.labels[node][axis] for node, axis in sources if node in self.labels]
+
+    def freeze_axes(self, labels: Iterable[Label], reason: str) -> None:
+        for label in labels:
             self.channels.freeze(label, reason)
+
+    def freeze(self, node: fx.Node, reason: str) -> None:
+        self.freeze_axes(self.labels.get(node, ()), reason)
 
 
 class Parts:
@@ -224,17 +233,21 @@ def _unknown(state: Walk, node: fx.Node, module: nn.Module | None) -> Labels:
 
 
 def _reads(state: Walk) -> None:
-    """Axes whose length the forward computed with, or compared with what need not change along, stay whole."""
+    """Axes stay whole whose length the forward computed with, compared with what need not change along, or gave to
+    another axis that has channels of its own. Asked last, when it is known which channels are the same."""
     reason = "the forward computes with its length"
-    for node, axis in state.graph.reads.told:
-        if node in state.labels:
-            state.channels.freeze(state.labels[node][axis], reason)
-    for pair in state.graph.reads.compared:
-        axes = [state.labels[n][i] for one in pair for n, i in one.sources if n in state.labels]
-        single = len(pair[0].sources) == len(pair[1].sources) == 1 == pair[0].share == pair[1].share
-        if len(axes) != 2 or not single or not state.channels.grows_alike(*axes):
-            for label in axes:
-                state.channels.freeze(label, reason)
+    for source in state.graph.reads.told:
+        state.freeze_axes(state.axes_of(source), reason)
+    for one, other in state.graph.reads.compared:
+        axes = [label for length in (one, other) for label in state.axes_of(*length.sources)]
+        plain = len(one.sources) == len(other.sources) == 1 and one.share == other.share == 1
+        if len(axes) != 2 or not plain or not state.channels.grows_alike(*axes):
+            state.freeze_axes(axes, reason)
+    for label, length, why in state.follows:
+        axes = state.axes_of(*length.sources)
+        loose = [axis for axis in axes if state.may_shrink(axis)]
+        if len(loose) > 1 or not state.channels.grows_alike(loose[0] if loose else fixed(1), label):
+            state.freeze_axes([*axes, label], why)
 
 
 def _why(state: Walk, node: fx.Node, module: nn.Module | None) -> str:

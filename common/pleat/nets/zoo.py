@@ -6,6 +6,9 @@
 | cnn | two 3x3 convolutions, 32 and 64, one hidden layer of 128; no norm | 53 k for 1x8x8 and 10 classes |
 | caldas | two 5x5 convolutions, 32 and 64, one hidden layer of 512 (Federated Dropout's CNN) | 1.7 M for 1x28x28 |
 | resnet6 | six pre-activation blocks, 16-16-32-32-64-64, group norm | 176 k for 1x16x16 and 28 classes |
+| resnet8 | ResNet for CIFAR: three stages, 16-32-64, of one block; group norm | 78 k for 3x32x32 and 10 classes |
+| resnet20 | the same with three blocks a stage | 272 k for 3x32x32 and 10 classes |
+| resnet56 | the same with nine blocks a stage | 856 k for 3x32x32 and 10 classes |
 | resnet18 | ResNet-18 for small images, group norm in groups of 4 channels | 11.2 M for 3x32x32 and 10 classes |
 
 Residual blocks are written so that `trace` finds their units: a block whose shape stays the same is bypassed, a
@@ -23,9 +26,10 @@ from torch import Tensor, nn
 
 from pleat.errors import UseError
 from pleat.nets.arguments import parse_shape
-from pleat.nets.norms import group_norm
+from pleat.nets.norms import Norm, group_norm, norm_named
 
-NAMES = {name: f"pleat.nets.zoo:{name}" for name in ("mlp", "cnn", "caldas", "resnet6", "resnet18")}
+_ALL = ("mlp", "cnn", "caldas", "resnet6", "resnet8", "resnet18", "resnet20", "resnet56")
+NAMES = {name: f"pleat.nets.zoo:{name}" for name in _ALL}
 
 
 def _positive(**sizes: int) -> None:
@@ -121,18 +125,18 @@ class PreActivation(nn.Module):
 class PostActivation(nn.Module):
     """relu(x + branch(x)), where the branch norms after it convolves; a widening block has a normed 1x1 shortcut."""
 
-    def __init__(self, into: int, out: int, stride: int) -> None:
+    def __init__(self, into: int, out: int, stride: int, norm: Norm) -> None:
         super().__init__()
         plain = into == out and stride == 1
-        short = OrderedDict(conv=nn.Conv2d(into, out, 1, stride, bias=False), norm=group_norm(out))
+        short = OrderedDict(conv=nn.Conv2d(into, out, 1, stride, bias=False), norm=norm(out))
         self.shortcut = None if plain else nn.Sequential(short)
         self.branch = nn.Sequential(
             OrderedDict(
                 conv1=_conv3(into, out, stride),
-                norm1=group_norm(out),
+                norm1=norm(out),
                 relu=nn.ReLU(),
                 conv2=_conv3(out, out),
-                norm2=group_norm(out),
+                norm2=norm(out),
             )
         )
 
@@ -162,19 +166,40 @@ def resnet6(input_shape: str, classes: int, width: int = 16) -> nn.Module:
     )
 
 
-def resnet18(input_shape: str, classes: int, width: int = 64) -> nn.Module:
+def resnet18(input_shape: str, classes: int, width: int = 64, norm: str = "group") -> nn.Module:
     """Four stages of two blocks, of `width` to eight times it; for small images: a 3x3 stem, no pooling before."""
-    _positive(classes=classes, width=width)
-    if width % 4:
-        raise UseError(f"width of resnet18 must be a multiple of 4, its norm groups' size, got {width}")
-    channels, _, _ = _image(input_shape, 8, "resnet18")
-    sizes = [width * k for k in (1, 1, 1, 2, 2, 4, 4, 8, 8)]
-    blocks = [PostActivation(a, b, 1 if a == b else 2) for a, b in pairwise(sizes)]
-    stem = OrderedDict(conv=_conv3(channels, width), norm=group_norm(width), relu=nn.ReLU())
+    return _residual("resnet18", input_shape, classes, [width * k for k in (1, 2, 4, 8)], 2, norm)
+
+
+def resnet8(input_shape: str, classes: int, width: int = 16, norm: str = "group") -> nn.Module:
+    """Three stages of one block, of `width` to four times it."""
+    return _residual("resnet8", input_shape, classes, [width * k for k in (1, 2, 4)], 1, norm)
+
+
+def resnet20(input_shape: str, classes: int, width: int = 16, norm: str = "group") -> nn.Module:
+    """Three stages of three blocks, of `width` to four times it."""
+    return _residual("resnet20", input_shape, classes, [width * k for k in (1, 2, 4)], 3, norm)
+
+
+def resnet56(input_shape: str, classes: int, width: int = 16, norm: str = "group") -> nn.Module:
+    """Three stages of nine blocks, of `width` to four times it."""
+    return _residual("resnet56", input_shape, classes, [width * k for k in (1, 2, 4)], 9, norm)
+
+
+def _residual(net: str, text: str, classes: int, stages: list[int], blocks: int, norm: str) -> nn.Module:
+    """A stem, stages of `blocks` residual blocks, all but the first halving the image, and a linear head."""
+    _positive(classes=classes, width=stages[0])
+    made = norm_named(norm)
+    if stages[0] % 4 and norm == "group":
+        raise UseError(f"width of {net} must be a multiple of 4, its norm groups' size, got {stages[0]}")
+    channels, _, _ = _image(text, 1 << (len(stages) - 1), net)
+    sizes = [stages[0], *(size for size in stages for _ in range(blocks))]
+    made_blocks = [PostActivation(a, b, 1 if a == b else 2, made) for a, b in pairwise(sizes)]
+    stem = OrderedDict(conv=_conv3(channels, stages[0]), norm=made(stages[0]), relu=nn.ReLU())
     return nn.Sequential(
         OrderedDict(
             stem=nn.Sequential(stem),
-            blocks=nn.Sequential(*blocks),
+            blocks=nn.Sequential(*made_blocks),
             pool=nn.AdaptiveAvgPool2d(1),
             flat=nn.Flatten(),
             head=nn.Linear(sizes[-1], classes),
