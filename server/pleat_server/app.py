@@ -201,11 +201,11 @@ def simulate(
         shape = tuple(devices[0].shard.x.shape[1:])
         classes = 1 + max(int(d.shard.y.max()) for d in devices)
         config = replace(config, input_shape=shape, classes=max(classes, int(test.y.max()) + 1 if test else 0))
-    config.folder.mkdir(parents=True, exist_ok=True)
-    spool = Spool(config.folder / "spool")
-    book = OrderBook(config.folder.name, spool.has)
-    start = _prepare(config, recipe, test, spool, book, watch)
-    loop = start(InProcess(devices, spool, book, step))
+    with begun(config.folder):
+        spool = Spool(config.folder / "spool")
+        book = OrderBook(config.folder.name, spool.has)
+        start = _prepare(config, recipe, test, spool, book, watch)
+        loop = start(InProcess(devices, spool, book, step))
     loop.step, loop.deadlines = step, False
     return _finish(config, loop, watch)
 

@@ -61,13 +61,47 @@ def lies(input_shape: str, classes: int) -> nn.Module:
     return 3  # type: ignore[return-value]
 
 
+class Net(nn.Module):
+    """A net whose maker calls things by other names."""
+
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 4, image_size)
+        self.head = nn.Linear(4, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.conv(x).flatten(1))
+        return out
+
+
+def passes_on(*, weights: str | None = None, **more: int) -> Net:
+    """As torchvision's makers do."""
+    return Net(**more)
+
+
+def alone() -> nn.Module:
+    """A maker that takes nothing."""
+    return Net(10, 1, 8)
+
+
+def takes_any(**more: object) -> nn.Module:
+    """A maker that does not say what it takes."""
+    assert more == {"input_shape": "1x8x8", "classes": 10}
+    return Net(10, 1, 8)
+
+
+def reads_numbers(input_shape: str, classes: int) -> nn.Module:
+    """A net that embeds the numbers of its samples."""
+    return nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(4 * 12, classes))
+
+
 HERE = __name__
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("shape", "classes"), [((1, 8, 8), 10), ((3, 12, 10), 2)])
 def test_every_net_takes_other_shapes_and_classes(name: str, shape: tuple[int, ...], classes: int) -> None:
-    more = {"width": 8} if name == "resnet18" else {}
+    more = {"width": 8} if name in ("resnet18", "resnet56") else {}
     net = spec(name, shape, classes, **more)
     assert net.digest == model_map(net).digest
     assert (input_shape_of(net), classes_of(net)) == (shape, classes)
@@ -96,6 +130,33 @@ def test_first_parameters_are_a_function_of_the_seed_and_touch_no_other_generato
     assert not any(np.array_equal(first[n], other[n]) for n in first)
 
 
+@pytest.mark.parametrize("maker", ["Net", "passes_on", "alone", "takes_any"])
+def test_a_maker_gets_shape_and_classes_under_the_names_it_knows(maker: str) -> None:
+    model = model_map(spec(f"{HERE}:{maker}", (1, 8, 8), 10))
+    assert model.tensor["conv.weight"].shape == (4, 1, 8, 8)
+    assert model.tensor["head.weight"].shape == (10, 4)
+
+
+def test_what_the_user_says_goes_before_what_is_worked_out() -> None:
+    assert build(f"{HERE}:passes_on", {"input_shape": "1x8x8", "classes": 2, "image_size": 5}).conv.kernel_size == (
+        5,
+        5,
+    )
+
+
+def test_a_net_that_gives_other_than_one_logit_a_class_is_refused() -> None:
+    with pytest.raises(UseError, match="net Net: expected 9 logits for every sample, one a class, got 10"):
+        spec(f"{HERE}:alone", (1, 8, 8), 9)
+
+
+def test_embeddings_take_samples_as_they_come() -> None:
+    net = spec(f"{HERE}:reads_numbers", (12,), 3)
+    x = torch.arange(24.0).view(2, 12) % 20
+    module = build(net.factory, net.arguments)
+    assert torch.equal(module(x), module(x.long()))
+    assert [g.name for g in model_map(net).groups if g.role == "hidden"] == ["0"]
+
+
 def test_a_net_of_ones_own_is_named_by_module_and_function() -> None:
     net = spec(f"{HERE}:mine", (1, 3, 4), 2)
     assert net.factory == f"{HERE}:mine"
@@ -114,8 +175,11 @@ def test_a_net_that_has_no_skeleton_is_built_in_full(kind: str) -> None:
     ("name", "message"),
     [
         ("mpl", "unknown net 'mpl'; did you mean 'mlp'"),
-        ("transformer", "unknown net 'transformer'; there are caldas, cnn, mlp, resnet18, resnet6"),
-        ("no.such.module:net", "cannot be imported here: ModuleNotFoundError"),
+        (
+            "transformer",
+            "unknown net 'transformer'; there are caldas, cnn, mlp, resnet18, resnet20, resnet56, resnet6, resnet8",
+        ),
+        ("no.such.module:net", "cannot be imported here: ModuleNotFoundError: .* PYTHONPATH"),
         (f"{HERE}:nothing", "cannot be imported here: AttributeError"),
         ("pleat.nets.zoo", "unknown net"),
         ("pleat.nets.zoo:", "must be written as package.module:function"),

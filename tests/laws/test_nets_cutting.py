@@ -25,9 +25,10 @@ NETS = {  # narrow where the full width would only cost time
     "cnn": ((1, 8, 8), {}),
     "caldas": ((1, 12, 12), {"hidden": 64}),
     "resnet6": ((1, 16, 16), {}),
+    "resnet8": ((3, 8, 8), {"norm": "batch"}),
     "resnet18": ((3, 16, 16), {"width": 16}),
 }
-RESIDUAL = ("resnet6", "resnet18")
+RESIDUAL = ("resnet6", "resnet8", "resnet18")
 _made: dict[str, tuple[nn.Module, ModelMap, torch.Tensor]] = {}
 
 
@@ -76,8 +77,8 @@ def test_every_block_is_a_unit_with_one_inner_group_and_streams_belong_to_none(n
     inner = [g for g in hidden(model) if g.unit]
     assert sorted(g.unit for g in inner) == sorted(model.units)
     assert [u.split(".")[1] for u in model.units] == list(map(str, range(len(model.units))))
-    assert all(g.step == 4 for g in hidden(model))
-    assert len([g for g in hidden(model) if not g.unit]) == (3 if name == "resnet6" else 4)
+    assert all(g.step == (1 if name == "resnet8" else 4) for g in hidden(model))
+    assert len([g for g in hidden(model) if not g.unit]) == (4 if name == "resnet18" else 3)
 
 
 def test_widening_blocks_lose_their_branch_and_the_others_are_bypassed() -> None:

@@ -25,6 +25,7 @@ torch.set_num_threads(1)
 
 MLP = spec("mlp", (1, 4, 4), 3, first=16, second=8)
 CNN = spec("cnn", (1, 8, 8), 3)
+LETTERS = spec("support.strangers:OfDigits", (1, 4, 4), 3)
 RESNET = spec("resnet6", (1, 16, 16), 3)
 
 
@@ -41,12 +42,13 @@ def widths(net: NetSpec, *rates: float, chooser: str = "prefix") -> list[Selecti
     return [choose(chooser, model_map(net), rate, Draw(0, 0, "d", None)) for rate in rates]
 
 
+@pytest.mark.parametrize("net", [MLP, LETTERS], ids=["mlp", "a recurrent net with a tied weight"])
 @pytest.mark.parametrize("work", [Work(), Work(momentum=0, decay=0.01), Work(clip=0.5, decay=0.01, epochs=3, batch=7)])
-def test_training_is_textbook_sgd(work: Work) -> None:
-    model, start = model_map(MLP), initial(MLP, 1)
-    trained, metrics = train(MLP, model, WHOLE, start, (), work, DIGITS, seed=5)
+def test_training_is_textbook_sgd(work: Work, net: NetSpec) -> None:
+    model, start = model_map(net), initial(net, 1)
+    trained, metrics = train(net, model, WHOLE, start, (), work, DIGITS, seed=5)
 
-    module = build(MLP.factory, MLP.arguments)
+    module = build(net.factory, net.arguments)
     load(module, start)
     textbook = torch.optim.SGD(module.parameters(), work.rate, work.momentum, weight_decay=work.decay)
     x, y = torch.from_numpy(DIGITS.x), torch.from_numpy(DIGITS.y)

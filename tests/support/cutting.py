@@ -1,6 +1,7 @@
 """The law of cutting: zeroing what a selection leaves out, in the full net, gives what the shrunk net gives.
 
-Holds in eval mode for nets whose activations keep 0 at 0 and whose norms are batch or group norms.
+Holds in eval mode. Norms over all channels take their statistics over those that are left: `KeptNorm` does so in the
+full net.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pleat.elastic.selection import Selection, coverage, make
+from pleat.elastic.selection import Selection, axis_cut, coverage, make
 from pleat.modelmap import Group, ModelMap
 from pleat.nets.shrink import load, read, shrink
 from pleat.nets.tensors import tensors_of
@@ -56,13 +57,43 @@ def zeroed(module: nn.Module, model: ModelMap, selection: Selection) -> dict[str
 def gap(module: nn.Module, model: ModelMap, selection: Selection, x: Tensor) -> float:
     """Largest difference between the shrunk net and the full net with the rest zeroed; the module is left as it was."""
     small = output(shrink(module, model, selection), x)
+    torch.backends.mha.set_fastpath_enabled(False)  # torch's fused encoder layer would pass `KeptNorm` by
     tensors, changed = tensors_of(module), zeroed(module, model, selection)
     before = {name: tensors[name].detach().clone() for name in changed}
     try:
         _set(tensors, changed)
+        for path, kept in _narrowed(module, model, selection).items():
+            norm = module.get_submodule(path)
+            norm.__class__, norm.kept = KeptNorm, kept  # type: ignore[assignment]
         return float((output(module, x) - small).abs().max())
     finally:
         _set(tensors, before)
+        for norm in module.modules():
+            if isinstance(norm, KeptNorm):
+                norm.__class__ = nn.LayerNorm
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
+class KeptNorm(nn.LayerNorm):
+    """A layer norm whose statistics are those of the channels at `kept`."""
+
+    kept: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        some = input[..., self.kept]
+        variance, mean = torch.var_mean(some, -1, keepdim=True, correction=0)
+        return (input - mean) / torch.sqrt(variance + self.eps) * self.weight + self.bias
+
+
+def _narrowed(module: nn.Module, model: ModelMap, selection: Selection) -> dict[str, Tensor]:
+    """Path of every layer norm that is cut -> its channels that are left."""
+    out = {}
+    for path, part in module.named_modules():
+        spec = model.tensor.get(f"{path}.weight")
+        cut = axis_cut(model, selection, spec.axes[-1]) if type(part) is nn.LayerNorm and spec is not None else None
+        if cut is not None:
+            out[path] = torch.from_numpy(cut)
+    return out
 
 
 def _set(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:

@@ -180,28 +180,63 @@ class Literal(_Head):
         return x.view(-1, 8)
 
 
-class Shuffled(_Head):
-    """A channel shuffle: the channels are taken apart and put together in another order."""
+class Taken(_Head):
+    """Channels taken at places that are written down."""
 
     def between(self, x: Tensor) -> Tensor:
-        return x.view(x.size(0), 2, -1).transpose(1, 2).reshape(x.size(0), -1)
+        left, right = x[:, :4], x[:, 4:]
+        return torch.cat([right, left], dim=1)
 
 
-class Chunked(_Head):
+class Split(_Head):
+    """Pieces of a length that is written down."""
+
     def between(self, x: Tensor) -> Tensor:
-        left, right = x.chunk(2, dim=1)
-        return left * right
+        left, right = x.split(4, dim=1)
+        return torch.cat([right, left], dim=1)
 
 
-class Functional(_Head):
-    """A weight that no module holds as its own."""
+class Scaled(_Head):
+    """A factor that follows from the number of channels."""
+
+    def between(self, x: Tensor) -> Tensor:
+        return x * x.size(1) ** -0.5
+
+
+class Asked(_Head):
+    """A check of the number of channels, which a smaller net would not pass."""
+
+    def between(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 8:
+            raise ValueError("eight channels, please")
+        return x
+
+
+class Handed(_Head):
+    """The number of channels given to an axis that has others."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(8, 8))
+        self.other = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        other: Tensor = self.other(x)
+        out: Tensor = self.head(other.view(x.size(0), self.inner(x).size(1)))
+        return out
+
+
+class Looked(_Head):
+    """The weights of an attention, which are means over its heads: those must stay, and what they see may go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd = nn.MultiheadAttention(8, 2, batch_first=True)
 
     def between(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        one = x.unsqueeze(1)
+        _, weights = self.odd(one, one, one)
+        out: Tensor = torch.softmax(x, dim=1) * weights.mean()
+        return out
 
 
 class Constant(_Head):
@@ -250,9 +285,12 @@ FROZEN = {  # net, the group `inner` of which must be frozen, and what its reaso
     "a recurrent layer": (lambda: _Head(nn.GRUCell(8, 8)), "odd, a GRUCell: no rule cuts it"),
     "data-dependent control flow": (lambda: _Head(Branching()), "odd, which cannot be traced: symbolically traced"),
     "a length written in the net": (Literal, "has its length 8 written in it"),
-    "a channel shuffle": (Shuffled, "mixes it with other axes"),
-    "a chunk": (Chunked, "enters chunk"),
-    "a functional weight": (Functional, "enters linear"),
+    "places written down": (Taken, "takes certain places of it"),
+    "pieces of a length written down": (Split, r"has the lengths [4, 4] of its pieces written in it"),
+    "a factor of the width": (Scaled, "computes with its length"),
+    "a check of the width": (Asked, "computes with its length"),
+    "the width of one given to another": (Handed, "gives an axis the length of another"),
+    "a softmax beside an attention": (Looked, "normalises along this axis"),
     "a constant": (Constant, "channels of another kind"),
     "samples and channels mixed": (Mixed, "mixes it with other axes"),
     "a mean over channels": (Summed, "mean goes over this axis"),

@@ -147,9 +147,9 @@ def _one_axis(walk: Walk, labels: list[Label]) -> Label | None:
     """The label of axes laid out as one, if channels are on one of them at most."""
     out = fixed(1)
     for label in reversed(labels):
-        if not walk.may_shrink(out) and walk.channels.is_fixed(out):
+        if walk.channels.is_fixed(out) or not walk.may_shrink(out):
             out = repeated(label, length(out))
-        elif walk.channels.is_fixed(label) and length(label) * len(out) <= _MANY:
+        elif not walk.may_shrink(label) and length(label) * len(out) <= _MANY:
             out = out * length(label)
         else:
             return None

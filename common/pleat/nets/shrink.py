@@ -78,7 +78,7 @@ def _instead(module: nn.Module, is_branch: bool) -> nn.Module:
     if is_branch:
         return Nothing()
     out = Bypass()
-    if isinstance(module, nn.TransformerEncoderLayer):  # the encoder asks its first layer
+    if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):  # the stack asks its first layer
         out.self_attn = nn.Module()
         out.self_attn.batch_first = module.self_attn.batch_first
     return out

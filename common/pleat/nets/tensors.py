@@ -50,9 +50,8 @@ def _array(tensor: torch.Tensor) -> Array:
 
 
 def bind(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Let `module` compute with `tensors` in the place of the parameters of these names, wherever it holds them: a
-    parameter that two layers share, and a recurrent layer's own list. Plain tensors, which registration would refuse.
-    """
+    """Let `module` compute with `tensors` in the place of the parameters of these names, wherever it holds them: two
+    layers may share one. Plain tensors, which registration would refuse."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for owner in module.modules():
         for attribute, parameter in owner._parameters.items():
@@ -61,8 +60,6 @@ def bind(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         path, _, attribute = name.rpartition(".")
         for owner, own in places[id(module.get_submodule(path)._parameters[attribute])]:
             owner._parameters[own] = tensor  # type: ignore[assignment]
-            if isinstance(owner, nn.RNNBase):
-                owner._flat_weights[owner._flat_weights_names.index(own)] = tensor
 
 
 def constants_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

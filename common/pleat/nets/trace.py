@@ -6,6 +6,8 @@ not certain is a frozen group with a reason.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 from torch import nn
@@ -24,37 +26,55 @@ from pleat.nets.units import Unit, own_groups, units
 from pleat.nets.walk import Walk, walk
 
 
-def trace(module: nn.Module, input_shape: tuple[int, ...], classes: int | None = None) -> ModelMap:
+@dataclass(frozen=True)
+class Look:
+    """What was seen of a net: its map, its units with their kinds, and the submodules of which nothing is cut, with the
+    reason."""
+
+    model: ModelMap
+    units: tuple[Unit, ...]
+    whole: Mapping[str, str]
+
+
+def trace(module: nn.Module, input_shape: tuple[int, ...]) -> ModelMap:
     """The ModelMap of `module` for samples of `input_shape`; the module is left as it was.
 
-    Raises UseError, naming the module, where it cannot be traced, does not fit the input, or (if `classes` is given)
-    does not give that many logits for every sample.
+    Raises UseError, naming the module, where it cannot be traced or does not fit the input.
     """
+    return look(module, input_shape).model
+
+
+def look(module: nn.Module, input_shape: tuple[int, ...], classes: int | None = None) -> Look:
+    """As `trace`, with all that was seen. Raises UseError also where `classes` is given and the net does not give that
+    many logits for every sample."""
     graph = follow(module, input_shape)
     logits = graph.shapes[graph.order[-1].args[0]]  # type: ignore[index]
     if classes is not None and logits != (BATCH, classes):
-        kind, found = type(module).__name__, "x".join(map(str, logits[1:])) or "a single number"
-        raise UseError(f"net {kind}: expected {classes} logits for every sample, one a class, got {found}")
-    return _mapped(walk(graph, {**STEP_MODULES, **LAYERS, **SEQUENCES}, STEP_FUNCTIONS, STEP_METHODS))
-
-
-def _mapped(seen: Walk) -> ModelMap:
+        kind, given = type(module).__name__, "x".join(map(str, logits[1:])) or "a single number"
+        raise UseError(f"net {kind}: expected {classes} logits for every sample, one a class, got {given}")
+    seen = walk(graph, {**STEP_MODULES, **LAYERS, **SEQUENCES}, STEP_FUNCTIONS, STEP_METHODS)
     found = units(seen)
     loose = tuple(u for u in found if u.kind != "fixed")
     paths, branches = tuple(u.path for u in loose), tuple(u.path for u in loose if u.kind == "branch")
-    return ModelMap(_tensors(seen, loose), _groups(seen, found), paths, _stored(seen, loose), branches)
+    model = ModelMap(_tensors(seen, loose), _groups(seen, found), paths, _stored(seen, loose), branches)
+    return Look(model, loose, seen.whole)
 
 
 def model_map(net: NetSpec) -> ModelMap:
     """The ModelMap of a net by name; remembered for the last few nets of this process."""
-    return _model_map(net.factory, tuple(sorted(net.arguments.items())))
+    return look_at(net).model
+
+
+def look_at(net: NetSpec) -> Look:
+    """All that is seen of a net by name; remembered for the last few nets of this process."""
+    return _look_at(net.factory, tuple(sorted(net.arguments.items())))
 
 
 @lru_cache(maxsize=8)
-def _model_map(factory: str, arguments: tuple[tuple[str, Scalar], ...]) -> ModelMap:
+def _look_at(factory: str, arguments: tuple[tuple[str, Scalar], ...]) -> Look:
     net = NetSpec(factory, dict(arguments), b"")
     try:
-        return trace(skeleton(factory, net.arguments), input_shape_of(net), classes_of(net))
+        return look(skeleton(factory, net.arguments), input_shape_of(net), classes_of(net))
     except UseError as error:
         raise UseError(f"{factory} with {net.arguments}: {error}") from error
 

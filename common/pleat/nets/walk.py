@@ -43,6 +43,7 @@ class Walk:
     stored: dict[fx.Node, int] = field(default_factory=dict)  # value -> how many floats per entry backward needs
     views: dict[fx.Node, fx.Node] = field(default_factory=dict)  # value -> the value whose memory it shows
     follows: list[tuple[Label, Length, str]] = field(default_factory=list)  # axes whose length is another's, or why not
+    whole: dict[str, str] = field(default_factory=dict)  # submodules of which nothing is cut, and why
     many: dict[fx.Node, Many] = field(default_factory=dict)  # steps whose results are tuples
     inside: list[tuple[fx.Node, Label, int]] = field(default_factory=list)  # step, axis, positions: kept for backward
 
@@ -226,6 +227,8 @@ def _unknown(state: Walk, node: fx.Node, module: nn.Module | None) -> Labels:
     for before in state.inputs(node):
         state.freeze(before, reason)
         state.store(before)
+    if module is not None and any(True for _ in module.parameters()):
+        state.whole[str(node.target)] = reason.removeprefix("enters ").removeprefix(str(node.target)).lstrip(", ")
     for part in module.modules() if module is not None else ():
         for name, tensor in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
             state.bind(part, name, tuple(map(fixed, tensor.shape)), int(tensor.dim() > 1))

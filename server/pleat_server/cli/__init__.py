@@ -18,9 +18,9 @@ import typer
 
 from pleat import __version__
 from pleat.errors import PleatError
-from pleat_server.cli import bench, demo, devices, eval, plot, recipes, resume, serve, shards, simulate
+from pleat_server.cli import bench, demo, devices, eval, inspect, plot, recipes, resume, serve, shards, simulate
 
-VERBS = (demo, serve, simulate, resume, shards, devices, recipes, plot, eval, bench)
+VERBS = (demo, serve, simulate, resume, shards, devices, recipes, inspect, plot, eval, bench)
 
 
 class Terminated(SystemExit):
