@@ -48,9 +48,13 @@ def batches(samples: int, batch: int, epochs: int, seed: int) -> Iterator[NDArra
     """The sample indices of every step: each epoch a fresh permutation by `seed`, cut into runs of `batch`."""
     rng = np.random.Generator(np.random.PCG64(seed))
     for _ in range(epochs):
-        order = rng.permutation(samples)
-        for start in range(0, samples, batch):
-            yield order[start : start + batch]
+        yield from np.split(rng.permutation(samples), batch * np.arange(1, steps_an_epoch(samples, batch)))
+
+
+def steps_an_epoch(samples: int, batch: int) -> int:
+    """Batches of an epoch. A single sample left over joins the last of them: batch norm makes nothing of one sample."""
+    alone = batch > 1 and samples > batch and samples % batch == 1
+    return -(-samples // batch) - alone
 
 
 class _Batch:
@@ -183,7 +187,7 @@ def train(
         x, y = torch.from_numpy(shard.x), torch.from_numpy(shard.y)
         if gradients is not None:
             trainer.sum_gradients()
-        seen, steps = seen_classes(net, shard), work.epochs * -(-len(shard) // work.batch)
+        seen, steps = seen_classes(net, shard), work.epochs * steps_an_epoch(len(shard), work.batch)
         draw = np.random.Generator(np.random.PCG64([seed, 1]))
         total = 0.0
         for number, index in enumerate(batches(len(shard), work.batch, work.epochs, seed)):

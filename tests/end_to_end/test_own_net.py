@@ -11,7 +11,7 @@ import pytest
 from pleat.shard import write
 from pleat_server.cli import main
 from support.digits import digit_shards
-from support.processes import Processes, free_port, rounds_in
+from support.processes import Processes, free_port, rounds_in, until
 
 NET = "support.strangers:OfDigits"
 TESTS = Path(__file__).parent.parent
@@ -49,9 +49,12 @@ def test_a_net_of_ones_own_is_served_to_real_devices_and_resumed(processes: Proc
     address, run = f"127.0.0.1:{free_port()}", processes.folder / "run"
     serve = ["serve", "--model", NET, "--rounds", "1", "--listen", address, "--data", "test.npz", "--folder", "run"]
     for words in ([*serve, "--least", "2"], ["resume", "run", "--rounds", "2"]):
+        before = processes.log("server").count("listening on")
+        server = processes.server(*words)
+        until(lambda before=before: processes.log("server").count("listening on") > before, "the server to listen")
         for name in ("ada", "bob"):
             processes.device(name, address, processes.folder / f"{name}.npz")
-        assert processes.server(*words).wait(timeout=120) == 0, processes.log("server")
+        assert server.wait(timeout=120) == 0, processes.log("server")
         processes.stop()  # devices that are started anew look for the server at once
     assert [line["round"] for line in rounds_in(run)] == [1, 2]
     assert {d["outcome"] for line in rounds_in(run) for d in line["devices"]} == {"done"}

@@ -155,6 +155,22 @@ def test_every_epoch_sees_every_sample_once() -> None:
         assert sorted(np.concatenate(seen[3 * epoch : 3 * epoch + 3])) == list(range(10))
 
 
+@pytest.mark.parametrize(
+    ("samples", "batch", "sizes"),
+    [(9, 4, [4, 5]), (5, 4, [5]), (4, 4, [4]), (1, 4, [1]), (3, 1, [1, 1, 1]), (3, 2, [3]), (8, 4, [4, 4])],
+)
+def test_no_sample_is_left_to_a_batch_of_its_own(samples: int, batch: int, sizes: list[int]) -> None:
+    seen = list(batches(samples, batch, 1, seed=1))
+    assert [len(b) for b in seen] == sizes
+    assert sorted(np.concatenate(seen)) == list(range(samples))
+
+
+def test_batch_norm_trains_on_a_shard_that_leaves_one_sample_over() -> None:
+    net = spec("resnet8", (1, 4, 4), 3, norm="batch")
+    _, metrics = train(net, model_map(net), WHOLE, initial(net, 1), (), Work(epochs=1, batch=4), shard((1, 4, 4), 9))
+    assert np.isfinite(metrics["loss"])
+
+
 def test_a_tick_sees_the_progress_and_can_stop_the_training() -> None:
     seen: list[float] = []
 
