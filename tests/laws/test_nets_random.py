@@ -21,7 +21,8 @@ torch.set_num_threads(1)
 
 SHAPE = (4, 5, 5)
 LAYERS = ("conv", "conv", "conv", "transposed", "depthwise", "doubled", "grouped", "relu", "batch", "group", "places")
-PAIRS = ("add", "add", "multiply", "concatenate", "gate")
+PAIRS = ("add", "add", "multiply", "concatenate", "gate", "attend")
+APART = ("chunk", "halves", "swap", "written", "shuffle", "glu", "turn")
 Step = tuple[str, int, int, int]  # what, of which value, with which other, a number
 
 
@@ -57,8 +58,12 @@ class Random(nn.Module):
             "places": lambda: (nn.Conv2d(5, 5, 1), a),
             "gate": lambda: (nn.Conv2d(b, a, 1), a),
         }
+        if what in APART:
+            return self.apart(what, a)
         if what in ("add", "multiply"):
             return a if a == b else 0
+        if what == "attend":
+            return a if a <= 48 and b <= 48 else 0
         if what == "concatenate":
             return a + b if a + b <= 48 else 0
         made = makers[what]() if a <= 48 else None
@@ -66,6 +71,33 @@ class Random(nn.Module):
             return 0
         self.layers[name] = made[0]
         return int(made[1])
+
+    @staticmethod
+    def apart(what: str, a: int) -> int:
+        """How many channels a step without tensors leaves of `a`."""
+        if a % 2 or a > 48:
+            return 0
+        return a // 2 if what in ("chunk", "halves", "glu") else a
+
+    @staticmethod
+    def taken(what: str, x: Tensor) -> Tensor:
+        """Channels taken apart in one of many ways, and put together again in some."""
+        count = x.shape[1]
+        if what == "chunk":
+            left, right = x.chunk(2, dim=1)
+            return left - torch.tanh(right)
+        if what == "halves":
+            return x[:, : count // 2] + x[:, count // 2 :]
+        if what == "swap":
+            left, right = torch.split(x, count // 2, dim=1)
+            return torch.cat([right, left], dim=1)
+        if what == "written":
+            return torch.cat([x[:, 2:], x[:, :2]], dim=1)
+        if what == "glu":
+            return F.glu(x, dim=1)
+        if what == "turn":  # channels last, and back
+            return F.hardswish(x.flatten(2).mT).mT.reshape(x.shape)
+        return x.view(x.size(0), 2, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         values = [x]
@@ -79,6 +111,11 @@ class Random(nn.Module):
                 out = torch.cat([left, right], dim=1)
             elif what == "gate":
                 out = left * self.layers[name](F.adaptive_avg_pool2d(right, 1))
+            elif what in APART:
+                out = self.taken(what, left)
+            elif what == "attend":  # every channel of the one looks at all channels of the other
+                keys, places = right.flatten(2), left.flatten(2)
+                out = (torch.softmax(places.mT @ places, -1) @ keys.mT @ (keys @ places.mT)).mT.reshape(left.shape)
             elif what == "places":  # a convolution that takes rows for channels: what it mixes must stay whole
                 out = self.layers[name](left.transpose(1, 2)).transpose(1, 2)
             else:
@@ -91,11 +128,11 @@ class Random(nn.Module):
 
 def steps() -> st.SearchStrategy[list[Step]]:
     number = st.integers(0, 11)
-    one = st.tuples(st.sampled_from(LAYERS + PAIRS), number, number, number)
-    return st.lists(one, min_size=3, max_size=10)
+    one = st.tuples(st.sampled_from(LAYERS + PAIRS + APART), number, number, number)
+    return st.lists(one, min_size=3, max_size=12)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=steps(), data=st.data())
 def test_cutting_a_random_net_is_zeroing_what_is_left_out(plan: list[Step], data: st.DataObject) -> None:
     module = shaken(Random(plan))

@@ -38,6 +38,18 @@ class Behind(Before):
         return F.relu(x + self.norm(self.last(F.relu(self.inner(x)))))
 
 
+class Detour(Before):
+    """The block's input goes by a module that does nothing, as where a shortcut might be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shortcut = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(F.relu(self.inner(F.relu(self.norm(x))))) + self.shortcut(x)
+        return out
+
+
 class Linear(Before):
     """A bottleneck the other way round, whose result is not cut off below; the sum in place."""
 
@@ -73,6 +85,7 @@ IMAGES, ROWS = (2, 6, 6), (5, 6)
 KINDS = {  # net, shape, its units, the last maps of the first of them
     "norms before": (lambda: of_images(Before), IMAGES, ("1", "2"), ("last",)),
     "norms behind": (lambda: of_images(Behind), IMAGES, ("1", "2"), ("norm",)),
+    "a shortcut that does nothing": (lambda: of_images(Detour), IMAGES, ("1", "2"), ("last",)),
     "not cut off below": (lambda: of_images(Linear), IMAGES, ("1", "2"), ("norm",)),
     "a transformer's, norms before": (
         lambda: OfRows(True), ROWS, ("layers.0", "layers.1"), ("self_attn.out_proj", "linear2"),

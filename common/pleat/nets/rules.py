@@ -31,7 +31,9 @@ _TOGETHER = _words(
     "add add_ sub sub_ rsub __add__ __radd__ __sub__ __rsub__ __iadd__ __isub__ eq ne gt ge lt le "
     "logical_and logical_or logical_not masked_fill masked_fill_ where lerp"
 )
-_PRODUCT = _words("mul mul_ div div_ true_divide __mul__ __rmul__ __truediv__ __rtruediv__ __imul__ maximum minimum")
+_PRODUCT = _words(
+    "mul mul_ div div_ true_divide __mul__ __rmul__ __truediv__ __rtruediv__ __imul__ maximum minimum addcmul addcdiv"
+)
 _RESHAPING = _words("flatten view reshape squeeze unsqueeze")
 _DROPOUTS = _words("dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout")
 _OPERATORS = {

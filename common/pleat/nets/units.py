@@ -128,32 +128,38 @@ def _is_block(walk: Walk, call: Call) -> bool:
         last = last.args[0]
         if not _not_negative(walk, source):
             return False
-    return _adds(last, source, call, through=())
+    return _adds(last, source, call, _passing(walk, call, (nn.Identity,)))
 
 
 def _is_normed(walk: Walk, call: Call) -> bool:
     """Whether the result is input + something, normed, perhaps several times over."""
     source = call.inputs[0]
     same = walk.graph.shapes.get(source) == walk.graph.shapes.get(call.result)
-    norms = tuple(n for n in call.nodes if n.op == "call_module" and _is_norm(walk, n))
-    return same and _adds(call.result, source, call, norms)
+    return same and _adds(call.result, source, call, _passing(walk, call, (nn.Identity, *_NORMS)))
 
 
-def _is_norm(walk: Walk, node: fx.Node) -> bool:
-    return isinstance(walk.graph.module.get_submodule(str(node.target)), _NORMS)
+def _passing(walk: Walk, call: Call, kinds: tuple[type[nn.Module], ...]) -> frozenset[fx.Node]:
+    """The steps of a submodule that are modules of these kinds."""
+    layers = (n for n in call.nodes if n.op == "call_module")
+    return frozenset(n for n in layers if isinstance(walk.graph.module.get_submodule(str(n.target)), kinds))
 
 
-def _adds(node: Any, source: fx.Node, call: Call, through: tuple[fx.Node, ...]) -> bool:
+def _adds(node: Any, source: fx.Node, call: Call, through: frozenset[fx.Node]) -> bool:
     """Whether `node` is a sum of which one term is `source`, perhaps by way of another such sum, or of a step in
     `through` on one."""
-    while node in through:
-        node = node.args[0]
+    node = _behind(node, through)
     if not isinstance(node, fx.Node) or node not in call.nodes or node.target not in _ANY_SUM:
         return False
     if len(node.args) != 2 or node.kwargs:
         return False
-    terms = [t for t in node.args if t is not source]
+    terms = [t for t in (_behind(a, through) for a in node.args) if t is not source]
     return len(terms) < 2 or any(_adds(t, source, call, through) for t in terms)
+
+
+def _behind(node: Any, through: frozenset[fx.Node]) -> Any:
+    while node in through:
+        node = node.args[0]
+    return node
 
 
 def _is_branch(walk: Walk, call: Call) -> bool:
