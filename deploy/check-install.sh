@@ -182,7 +182,7 @@ took=$((($(now) - began) / 1000000))
 [ "$took" -lt 2000 ] || fail "the stop took $took ms"
 until_true 30 "the abort is recorded" recorded aborted
 ok "stop in the middle of a training: $took ms, result $(shown Result); the server's journal says: $(grep -o '"outcome": *"aborted"' "$lab/run/journal.jsonl" | head -n 1)"
-[ -z "$(find "$root/var/lib/pleat" -name '*.staged')" ] || fail "something is left staged"
+[ -z "$(find "$root/var/lib/pleat" -name '[0-9]*.staged')" ] || fail "something is left staged"
 
 there sh "$stick/deploy/install-client.sh" --uninstall >"$lab/away.log"
 for gone in opt/pleat etc/pleat var/lib/pleat usr/local/bin/pleat-client etc/systemd/system/pleat-client.service; do

@@ -17,7 +17,7 @@ from pleat.params import Params
 from pleat.shard import Shard
 from pleat_client.adjust import Moment, adjuster
 from pleat_client.payloads import Learnt
-from pleat_client.trainer import Metrics, Tick, gradient, score, train
+from pleat_client.trainer import Metrics, Stepping, Tick, gradient, score, train
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Learning:
     holdout: Shard | None
     tick: Tick
     device: str
+    stepping: Stepping
 
 
 class Summed:
@@ -86,7 +87,19 @@ def _train(
     order = job.order
     work, seed = replace(order.work, epochs=span[1] - span[0]), order.seed + span[0]
     return train(
-        order.net, job.model, selection, params, order.nested, work, job.shard, seed, job.tick, job.device, note, total
+        order.net,
+        job.model,
+        selection,
+        params,
+        order.nested,
+        work,
+        job.shard,
+        seed,
+        job.tick,
+        job.device,
+        note,
+        total,
+        job.stepping,
     )
 
 

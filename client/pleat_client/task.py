@@ -50,7 +50,7 @@ def _unknown() -> None:
 @dataclass(frozen=True)
 class Sensors:
     """What the task reads of the machine. Unknown is None. `watch_peak` starts an interval; what it returns gives the
-    highest memory since then, and ends it. `stepping` is entered around all that computes with the net. `device`: where
+    highest memory since then, and ends it. `stepping` is entered around optimiser steps. `device`: where
     that is done, as torch names it."""
 
     clock: Callable[[], float] = time.perf_counter
@@ -139,9 +139,9 @@ def _train(job: _Job, report: Report) -> tuple[Report, DeviceState]:
     received, version, state = receive(order, model, job.state)
     scored = _scored(job, received)
     build_s = laps.lap()
-    with job.sensors.stepping():
-        learning = Learning(order, model, job.shard, job.holdout, job.tick, job.sensors.device)
-        learnt = learn(learning, received)
+    sensors = job.sensors
+    learning = Learning(order, model, job.shard, job.holdout, job.tick, sensors.device, sensors.stepping)
+    learnt = learn(learning, received)
     train_s = laps.lap()
     payloads, state = [], keep_personal(order, model, replace(state, sent={}), learnt.params)
     for wanted in order.returns:
@@ -173,18 +173,18 @@ def _measure(job: _Job, report: Report) -> tuple[Report, DeviceState]:
             break
         peak = job.sensors.watch_peak()
         steps = max(1, order.work.steps)
-        with job.sensors.stepping():
-            step_s = time_steps(
-                order.net,
-                job.model,
-                selection,
-                order.work,
-                job.shard,
-                steps,
-                job.sensors.clock,
-                job.tick,
-                job.sensors.device,
-            )
+        step_s = time_steps(
+            order.net,
+            job.model,
+            selection,
+            order.work,
+            job.shard,
+            steps,
+            job.sensors.clock,
+            job.tick,
+            job.sensors.device,
+            job.sensors.stepping,
+        )
         measured.append(Measured(step_s, peak() or 0))
     return replace(report, measured=tuple(measured), seconds=replace(report.seconds, train=laps.lap())), job.state
 
@@ -200,10 +200,7 @@ def _scored(job: _Job, params: Params) -> dict[str, float]:
     """How the received submodel does on the hold-out, before it is trained; empty without a hold-out."""
     if job.holdout is None or len(job.holdout) == 0:
         return {}
-    with job.sensors.stepping():
-        right, samples, loss = score(
-            job.order.net, job.model, job.order.selection, params, job.holdout, job.sensors.device
-        )
+    right, samples, loss = score(job.order.net, job.model, job.order.selection, params, job.holdout, job.sensors.device)
     return {"correct": float(right), "scored": float(samples), "scored_loss": loss / samples}
 
 

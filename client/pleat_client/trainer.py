@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,7 @@ from pleat_client.objectives import objective
 Tick = Callable[[float, float | None], None]  # (share of steps done, loss); raises to stop the training
 Metrics = dict[str, float]
 EpochEnded = Callable[[int, Callable[[], Params]], None]
+Stepping = Callable[[], AbstractContextManager[None]]
 
 _SCORED_AT_ONCE = 64  # samples; without gradients this needs less memory than any training batch
 
@@ -179,12 +181,14 @@ def train(
     device: str = "cpu",
     epoch_ended: EpochEnded = lambda epoch, params: None,
     gradients: Callable[[Params], None] | None = None,
+    stepping: Stepping = nullcontext,
 ) -> tuple[Params, Metrics]:
     """Train the submodel `selection` from `params`; returns its parameters and the mean loss of the last epoch.
 
     `nested`: smaller selections, within `selection`, that the objective may train along. Raises Diverged when the loss
     is no longer finite, and whatever `tick` raises. `epoch_ended` is called with the number of each epoch
     done and a function that gives the parameters of then, `gradients` at the end with the sum of all steps' gradients.
+    `stepping` is entered around the steps, when what the submodel was cut from is gone.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % (1 << 63))
@@ -195,17 +199,18 @@ def train(
         seen, steps = seen_classes(net, shard), work.epochs * steps_an_epoch(len(shard), work.batch)
         draw = np.random.Generator(np.random.PCG64([seed, 1]))
         total = 0.0
-        for number, index in enumerate(batches(len(shard), work.batch, work.epochs, seed)):
-            rows = torch.from_numpy(index)
-            loss = trainer.step(x[rows], y[rows], draw, seen)
-            if not np.isfinite(loss):
-                raise Diverged(
-                    f"loss became {loss} at step {number + 1} of {steps}; a lower training.rate or a clip helps"
-                )
-            total = (0.0 if number % (steps // work.epochs) == 0 else total) + loss * len(index)
-            tick((number + 1) / steps, loss)
-            if (number + 1) % (steps // work.epochs) == 0:
-                epoch_ended((number + 1) // (steps // work.epochs), trainer.result)
+        with stepping():
+            for number, index in enumerate(batches(len(shard), work.batch, work.epochs, seed)):
+                rows = torch.from_numpy(index)
+                loss = trainer.step(x[rows], y[rows], draw, seen)
+                if not np.isfinite(loss):
+                    raise Diverged(
+                        f"loss became {loss} at step {number + 1} of {steps}; a lower training.rate or a clip helps"
+                    )
+                total = (0.0 if number % (steps // work.epochs) == 0 else total) + loss * len(index)
+                tick((number + 1) / steps, loss)
+                if (number + 1) % (steps // work.epochs) == 0:
+                    epoch_ended((number + 1) // (steps // work.epochs), trainer.result)
         if gradients is not None:
             gradients(trainer.summed())
         return trainer.result(), {"loss": total / len(shard)}
@@ -267,6 +272,7 @@ def time_steps(
     clock: Callable[[], float] = time.perf_counter,
     tick: Tick = no_tick,
     device: str = "cpu",
+    stepping: Stepping = nullcontext,
 ) -> float:
     """Median seconds of an optimiser step of the own size alone, after one step to warm up."""
     own = Work(batch=work.batch, rate=1e-6, momentum=work.momentum)
@@ -274,9 +280,10 @@ def time_steps(
     index = np.arange(work.batch) % len(shard)
     x, y = torch.from_numpy(shard.x[index]), torch.from_numpy(shard.y[index])
     rng, taken = np.random.Generator(np.random.PCG64(0)), []
-    for number in range(steps + 1):
-        begun = clock()
-        trainer.step(x, y, rng)
-        taken.append(clock() - begun)
-        tick((number + 1) / (steps + 1), None)
+    with stepping():
+        for number in range(steps + 1):
+            begun = clock()
+            trainer.step(x, y, rng)
+            taken.append(clock() - begun)
+            tick((number + 1) / (steps + 1), None)
     return float(np.median(taken[1:]))
