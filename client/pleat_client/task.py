@@ -34,6 +34,7 @@ __all__ = ["Cancelled", "DeviceState", "Peak", "Sensors", "Tick", "give_back", "
 
 NO_LIMITS = Budgets()
 NOTHING_SPENT = Seconds()
+SCRATCH = 8 << 20  # bytes that torch takes in a first step for kernels and threads, whatever the size
 
 
 class Cancelled(PleatError):
@@ -209,7 +210,7 @@ def estimated_bytes(order: Order, model: ModelMap, selection: Selection) -> int:
     residual, gradient and momentum, and one batch's activations with their gradients."""
     tensors = 5 + (order.work.momentum > 0)
     floats = tensors * allocated(model, selection) + 2 * order.work.batch * activation_floats(model, selection)
-    return 4 * floats
+    return 4 * floats + SCRATCH
 
 
 def _check_memory(job: _Job, selection: Selection) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 
 from pleat.elastic.selection import Selection
 from pleat.exchange.order import Kind, Order, OrderId
-from pleat.exchange.report import Outcome, Report
+from pleat.exchange.report import Outcome, Profile, Report
 from pleat.exchange.wire import report_from_bytes
+from pleat.nets.arguments import classes_of, input_shape_of
 from pleat_server.carrier import Event, Joined, Left, Pulse, Reported
 from pleat_server.folding import Folded
 from pleat_server.keep.history import History
@@ -73,7 +74,8 @@ class Fleet:
 
     def unmeasured(self, setup: Setup, state: State, here: list[str], now: float) -> list[Order]:
         """MEASURE orders for connected devices that were never timed and have not been asked."""
-        fresh = [d for d in here if d in state.table and state.table[d].cost is None and d not in self._asked]
+        new = [d for d in here if d in state.table and state.table[d].cost is None and d not in self._asked]
+        fresh = [d for d in new if not stranger(setup, d, state.table[d].profile)]
         orders = [self._measure_order(setup, state, device) for device in fresh]
         self._asked |= {order.device: (order, now) for order in orders}
         return orders
@@ -130,13 +132,15 @@ class Fleet:
 
     def decide(self, setup: Setup, state: State, number: int, cohort: list[str]) -> Decisions:
         """Budgets filter, the policy chooses among what is left."""
-        known = [d for d in cohort if d in state.table]
+        odd = {d: stranger(setup, d, state.table[d].profile) for d in cohort if d in state.table}
+        known = [d for d, reason in odd.items() if not reason]
         seed = seed_of(state.seed, "policy", number)
         situation, idle = survey(state.table, known, setup.rows, setup.recipe, number, seed, self._atoms)
         before = self._policy.begin(seed_of(state.seed, "policy")) if state.policy is None else state.policy
         chosen, after, diagnostics = self._policy.choose(before, situation)
         place = {name: i for i, name in enumerate(situation.devices)}
         predicted = {d: float(situation.times[place[d], r]) for d, r in chosen.items()}
+        idle = {**idle, **{d: reason for d, reason in odd.items() if reason}}
         return Decisions(number, dict(chosen), idle, predicted, after, diagnostics)
 
     def learn(
@@ -182,6 +186,18 @@ class Fleet:
     def remember(self, setup: Setup, table: Table, names: Iterable[str]) -> None:
         """Write these devices into the history for people."""
         self._history.upsert_all([history_row(setup, table, name) for name in names if name in table])
+
+
+def stranger(setup: Setup, name: str, profile: Profile) -> str:
+    """Why a device's data cannot train the model, as far as its profile tells; "" where they can."""
+    shape, classes = input_shape_of(setup.net), classes_of(setup.net)
+    if profile.input_shape and tuple(profile.input_shape) != shape:
+        wrong = f"its samples have shape {tuple(profile.input_shape)}, the model takes {shape}"
+    elif profile.classes > classes:
+        wrong = f"its labels go up to {profile.classes - 1}, the model has classes 0 to {classes - 1}"
+    else:
+        return ""
+    return f"idle: the data of {name} do not fit: {wrong}; start it with another --data, or serve another --model"
 
 
 def history_row(setup: Setup, table: Table, name: str) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def absorb(view: View, event: Event) -> View:
             seconds=view.seconds + event["seconds"],
             devices={**view.devices, **done},
             states={**view.states, **{n: d["outcome"] for n, d in done.items()}, **event.get("idle", {})},
+            notices=(*view.notices, line(event))[-NOTICES:] if event.get("error") else view.notices,
         )
     if kind in ("joined", "left", "report", "pulse"):
         words = {"joined": "joined", "left": "away", "report": "reported", "pulse": event.get("state", "")}
@@ -82,10 +83,20 @@ def line(event: Event) -> str:
         return f"resumed after round {event['round']}"
     if kind != "round":
         return ""
-    sizes = ", ".join(f"{d['name']} {fraction(d['width'])}" for d in event["devices"])
+    sizes = ", ".join(_part(d) for d in event["devices"])
     scored = "" if event.get("accuracy") is None else f"accuracy {event['accuracy']:.1%}, "
     moved = f"{event['bytes_up'] / 1024:.1f} KiB up, {event['bytes_down'] / 1024:.1f} KiB down"
-    return f"round {event['round']}: {scored}{event['seconds']:.2f} s, {moved} ({sizes})"
+    failed = "NO REPORT WAS ACCEPTED, the model is unchanged; " if event.get("error") else ""
+    return f"round {event['round']}: {failed}{scored}{event['seconds']:.2f} s, {moved} ({sizes})"
+
+
+def _part(device: Event) -> str:
+    """A device's part of a round; what it brought, where that was no update."""
+    outcome = device.get("outcome", "done")
+    what = f"{device['name']} {fraction(device['width'])}"
+    if outcome == "done":
+        return what
+    return f"{what} {outcome}: {device['reason']}" if device.get("reason") else f"{what} {outcome}"
 
 
 def fraction(width: float) -> str:
@@ -184,7 +195,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         out.append(f"dense FedAvg   {dense / 1024:.0f} KiB at the least: {dense / (up + down):.1f} x as many")
     for device in summary["devices"]:
         peak = "" if device["peak_bytes"] is None else f", peak {device['peak_bytes'] / 2**20:.0f} MiB"
-        out.append(
-            f"{device['name']:14} submodel {fraction(device['submodel'])}, trained {device['train_s']:.1f} s{peak}"
-        )
+        brought = "" if device.get("rounds", 1) else ", and brought nothing"
+        trained = f"submodel {fraction(device['submodel'])}, trained {device['train_s']:.1f} s{peak}{brought}"
+        out.append(f"{device['name']:14} {trained}")
     return out

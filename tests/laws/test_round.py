@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file
 
 from pleat.errors import Fatal
+from pleat.exchange.report import Profile
 from pleat.nets.build import build, initial
 from pleat.nets.shrink import load, read
 from pleat.params import Params
@@ -19,6 +20,7 @@ from pleat.shard import Shard
 from pleat_client.trainer import batches
 from pleat_server import app
 from pleat_server.config import RunConfig
+from pleat_server.fleet import stranger
 from pleat_server.keep.journal import Journal
 from pleat_server.round import seed_of
 from pleat_server.simulate.grid import VirtualDevice
@@ -133,3 +135,32 @@ def test_a_round_in_which_nothing_was_accepted_says_so_and_ends_the_run_after_th
 def replace_shard(device: VirtualDevice) -> VirtualDevice:
     """A device whose samples have grown out of all bounds, so that its training diverges."""
     return VirtualDevice(device.name, replace(device.shard, x=device.shard.x * np.float32(1e30)))
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        (Shard(np.zeros((20, 1, 9, 9), np.float32), np.arange(20) % 10), "its samples have shape (1, 9, 9), the model"),
+        (Shard(np.zeros((20, 1, 8, 8), np.float32), np.arange(20)), "its labels go up to 19, the model has classes 0"),
+    ],
+)
+def test_a_device_whose_data_do_not_fit_the_model_is_told_so_and_sent_nothing(
+    odd: Shard, told: str, tmp_path: Path
+) -> None:
+    parts, test = digit_shards(2)
+    config = RunConfig("fedavg", "mlp", tmp_path / "run", rounds=2, input_shape=(1, 8, 8), classes=10, overrides=FAST)
+    heard: list[str] = []
+    devices = app.virtual_devices([*parts, odd])
+    app.simulate(config, devices, test, watch=lambda event: heard.append(str(event.get("text", ""))))
+    assert sum(told in text for text in heard) == 1
+    for line in Journal.read(tmp_path / "run" / "journal.jsonl"):
+        assert [d["name"] for d in line["devices"]] == [d.name for d in devices[:2]]
+        assert told in line["idle"][devices[2].name]
+    assert devices[2].trained == 0
+
+
+def test_a_device_that_tells_nothing_of_its_data_is_taken_at_its_word(tmp_path: Path) -> None:
+    config = RunConfig("fedavg", "mlp", tmp_path / "run", input_shape=(1, 8, 8), classes=10)
+    setup = app.set_up(config, app.read_recipe(config), (1, 8, 8), 10)
+    assert stranger(setup, "a", Profile()) == ""
+    assert stranger(setup, "a", Profile(input_shape=(1, 8, 8), classes=10)) == ""

@@ -214,3 +214,29 @@ def test_an_unknown_device_is_refused_with_the_nearest_name(tmp_path: Path) -> N
         budget_table.read(tmp_path, "kitchn-pi")
     with pytest.raises(UseError, match="has seen no device yet"):
         budget_table.read(tmp_path / "elsewhere")
+
+
+def test_who_brought_nothing_is_told_from_who_did() -> None:
+    devices = [
+        {"name": "a", "width": 1.0, "outcome": "done"},
+        {"name": "b", "width": 0.5, "outcome": "failed", "reason": "loss became nan"},
+        {"name": "c", "width": 0.5, "outcome": "silent"},
+    ]
+    event = {"event": "round", "round": 3, "seconds": 1.0, "bytes_up": 0, "bytes_down": 0, "devices": devices}
+    assert live.line(event).endswith("(a 1, b 1/2 failed: loss became nan, c 1/2 silent)")
+
+
+def test_a_round_in_which_nothing_was_accepted_says_so_in_its_line_and_on_the_screen() -> None:
+    event = {"event": "round", "round": 3, "seconds": 1.0, "bytes_up": 0, "bytes_down": 0, "devices": []}
+    assert "NO REPORT WAS ACCEPTED" not in live.line(event)
+    failed = {**event, "error": "round 3: no report was accepted; the model is unchanged"}
+    assert live.line(failed).startswith("round 3: NO REPORT WAS ACCEPTED, the model is unchanged")
+    assert any("NO REPORT WAS ACCEPTED" in text for text in live.absorb(live.View(5), failed).notices)
+
+
+def test_the_summary_tells_who_brought_nothing() -> None:
+    device = {"name": "a", "submodel": 0.5, "train_s": 2.0, "peak_bytes": None}
+    whole = {"rounds": 1, "wall_s": 1.0, "bytes_up": 0, "bytes_down": 0, "dense_bytes_up": 0, "dense_bytes_down": 0}
+    idle, busy = ({**whole, "devices": [{**device, "rounds": rounds}]} for rounds in (0, 3))
+    assert live.summary_lines(idle)[-1].endswith("trained 2.0 s, and brought nothing")
+    assert live.summary_lines(busy)[-1].endswith("trained 2.0 s")

@@ -118,7 +118,8 @@ def _miss(key: str, n: Needs, place: int, row: int) -> str:
     if key == "memory":
         return f"{_bytes(float(n.memory[place, row]))} of memory, limit {_bytes(limit)} (raise --memory)"
     if key == "cap":
-        return f"{_bytes(float(n.added[row]))} above the empty trainer, where {_bytes(limit)} were too much lately"
+        much = f"{_bytes(float(n.added[row]))} above the empty trainer, where {_bytes(limit)} were too much lately"
+        return f"{much} (raise --memory, or stop what else runs there)"
     if key == "seconds" and not n.measured[place]:
         return f"a timing to hold against the budget of {limit:g} s, and there is none yet (it is timed when it joins)"
     if key == "seconds":
