@@ -22,9 +22,8 @@ from pleat.elastic.importance import START
 from pleat.elastic.start import scaled_start
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
-from pleat.nets.build import initial, spec
+from pleat.nets.build import initial, resolve, spec
 from pleat.nets.trace import model_map
-from pleat.params import count
 from pleat.recipes import recipe as recipes
 from pleat.recipes.recipe import Recipe
 from pleat.shard import Shard
@@ -43,14 +42,25 @@ from pleat_server.link.servicer import GrpcCarrier
 from pleat_server.link.tls import server_tls
 from pleat_server.loop import Loop, Watch, reopen
 from pleat_server.plan.catalogue import catalogue
+from pleat_server.plan.policies import policy_of
 from pleat_server.round import Setup
 from pleat_server.simulate.grid import InProcess, VirtualDevice
 from pleat_server.state import State, from_checkpoint
+from pleat_server.summary import summarise
 
 
 def read_recipe(config: RunConfig) -> Recipe:
     """The recipe as this run uses it: the named one, as it applies to the net, with the run's own settings on top."""
     return recipes.load(config.recipe, model=config.model, overrides=laid_over(config))
+
+
+def checked(config: RunConfig) -> Recipe:
+    """The recipe of a run whose names are all known, net and policy included: asked before anything is written or
+    listened on. Raises UseError with the nearest name."""
+    recipe = read_recipe(config)
+    resolve(config.model)
+    policy_of(recipe.plan.policy, recipe.plan.settings)
+    return recipe
 
 
 def laid_over(config: RunConfig) -> dict[str, Any]:
@@ -76,7 +86,7 @@ def serve(config: RunConfig, watch: Watch = lambda event: None) -> dict[str, Any
         raise UseError(
             f"{config.folder} holds a run already; go on with `pleat resume {config.folder}`, or name another"
         )
-    recipe = read_recipe(config)
+    recipe = checked(config)
     test = shards.read(config.data) if config.data else None
     with begun(config.folder):
         return _serve(config, recipe, test, watch)
@@ -196,7 +206,7 @@ def simulate(
     step: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
     """The same strategy and device task in one process, no virtual clock; goes on where the folder's run stopped."""
-    recipe = read_recipe(config)
+    recipe = checked(config)
     if not config.input_shape:
         shape = tuple(devices[0].shard.x.shape[1:])
         classes = 1 + max(int(d.shard.y.max()) for d in devices)
@@ -234,7 +244,7 @@ def _finish(config: RunConfig, loop: Loop, watch: Watch) -> dict[str, Any]:
 def conclude(config: RunConfig, setup: Setup, state: State, watch: Watch) -> dict[str, Any]:
     """Write the model and the summary of a run that has come to its end; returns the summary."""
     export(setup, state, config.folder)
-    summary = summarise(config, state, Journal.read(config.folder / "journal.jsonl"))
+    summary = summarise(config, setup.recipe.plan.policy, state, Journal.read(config.folder / "journal.jsonl"))
     write_atomic(config.folder / "summary.json", msgspec.json.format(msgspec.json.encode(summary), indent=2))
     watch({"event": "done", **summary})
     return summary
@@ -251,44 +261,3 @@ def export(setup: Setup, state: State, folder: Path) -> Path:
     path = folder / "model.safetensors"
     write_atomic(path, to_safetensors(dict(state.evaluated), metadata=about))
     return path
-
-
-def summarise(config: RunConfig, state: State, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """What came of a run. `dense_bytes_*`: what float32 FedAvg of the same rounds and participants moves at least;
-    `wall_s`: seconds of all its rounds, over all sittings."""
-    last = lines[-1] if lines else {}
-    reports = sum(1 for line in lines for d in line["devices"] if d["outcome"] == "done")
-    orders = sum(len(line["devices"]) for line in lines)
-    dense = 4 * count(state.params)
-    names = sorted({d["name"] for line in lines for d in line["devices"]})
-    return {
-        "run": state.run,
-        "folder": str(config.folder),
-        "recipe": config.recipe,
-        "model": config.model,
-        "seed": config.seed,
-        "policy": read_recipe(config).plan.policy,
-        "rounds": state.round,
-        "accuracy": last.get("accuracy"),
-        "accuracy_by_size": last.get("accuracy_by_size", {}),
-        "loss": last.get("loss"),
-        "wall_s": sum(line["seconds"] for line in lines),
-        "bytes_up": sum(line["bytes_up"] for line in lines),
-        "bytes_down": sum(line["bytes_down"] for line in lines),
-        "dense_bytes_up": dense * reports,
-        "dense_bytes_down": dense * orders,
-        "parameters": count(state.params),
-        "devices": [_of_device(name, lines) for name in names],
-    }
-
-
-def _of_device(name: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    own = [d for line in lines for d in line["devices"] if d["name"] == name]
-    peaks = [d["peak_bytes"] for d in own if d.get("peak_bytes")]
-    return {
-        "name": name,
-        "peak_bytes": max(peaks, default=None),
-        "train_s": sum(d["seconds"]["train"] for d in own if "seconds" in d),
-        "submodel": own[-1]["width"],
-        "rounds": sum(1 for d in own if d["outcome"] == "done"),
-    }

@@ -22,7 +22,6 @@ from pleat import shard as shards
 from pleat.errors import PleatError
 from pleat.exchange import flower, limits
 from pleat.exchange.flower import Settings
-from pleat.nets.factory import resolve
 from pleat_server import app as runs
 from pleat_server.cli.options import overrides
 from pleat_server.config import RunConfig
@@ -53,8 +52,7 @@ def run(grid: Grid, said: Settings, run_id: int) -> dict[str, Any]:
     """One run to its end; returns the summary. Raises PleatError; what could not begin leaves nothing behind."""
     config = _config(said, Path(said.folder or f"runs/flower-{run_id}").absolute())
     test = shards.read(config.data) if config.data else None
-    runs.read_recipe(config)
-    resolve(config.model)
+    runs.checked(config)
     with runs.begun(config.folder):
         return _run(grid, config, test)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,11 +33,30 @@ def test_a_port_in_use_leaves_no_folder(tmp_path: Path, test_data: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("recipe", "model"), [("elastic", "mlpp"), ("elastik", "mlp")])
-def test_an_unknown_name_leaves_no_folder(tmp_path: Path, test_data: Path, recipe: str, model: str) -> None:
+UNKNOWN = [("elastic", "mlpp", ""), ("elastik", "mlp", ""), ("elastic", "mlp", "swep")]
+
+
+@pytest.mark.parametrize(("recipe", "model", "policy"), UNKNOWN)
+def test_an_unknown_name_is_told_before_the_server_listens_and_leaves_no_folder(
+    tmp_path: Path, recipe: str, model: str, policy: str
+) -> None:
+    seen: list[Mapping[str, Any]] = []
+    config = RunConfig(recipe, model, tmp_path / "runs" / "run", listen="127.0.0.1:0", policy=policy)
     with pytest.raises(UseError, match="did you mean"):
-        app.serve(RunConfig(recipe, model, tmp_path / "run", data=test_data, listen="127.0.0.1:0"))
-    assert not (tmp_path / "run").exists()
+        app.serve(config, seen.append)
+    assert seen == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("recipe", "model", "policy"), UNKNOWN)
+def test_an_unknown_name_leaves_no_folder_of_a_simulated_run(
+    tmp_path: Path, recipe: str, model: str, policy: str
+) -> None:
+    parts, test = digit_shards(2)
+    config = RunConfig(recipe, model, tmp_path / "runs" / "run", policy=policy)
+    with pytest.raises(UseError, match="did you mean"):
+        app.simulate(config, app.virtual_devices(parts), test)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_holds_a_run_is_not_begun_anew(tmp_path: Path) -> None:
