@@ -24,6 +24,10 @@ def run(
 
     from pleat.recipes.recipe import load, names
 
+    if model:
+        from pleat.nets.factory import resolve  # torch: the list does without it
+
+        resolve(model)
     if name:
         plain = msgspec.to_builtins(load(name, model=model))
         if json:
