@@ -130,6 +130,53 @@ def test_shards_are_written_and_listed(here: Path, capsys: pytest.CaptureFixture
     assert [len(r["labels"]) for r in rows[:3]] == [4, 4, 4]
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--devices", "2"], "device-2.npz of another deal"),
+        (["--devices", "11"], "device-0.npz and 2 more of another deal"),
+        (["--devices", "3", "--holdout", "0"], "rm 'my shards'/device-*.npz 'my shards'/test.npz"),
+    ],
+    ids=["fewer devices", "longer numbers", "nothing held out"],
+)
+def test_a_deal_that_would_leave_files_of_another_beside_its_own_is_refused(
+    words: list[str], names: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shards", "digits", "--devices", "3", "--out", "my shards"]) == 0
+    before = files_of(here / "my shards")
+    capsys.readouterr()
+    assert main(["shards", "digits", *words, "--seed", "1", "--out", "my shards"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("pleat: my shards holds ")
+    assert names in said
+    assert said.count("\n") == 1
+    assert files_of(here / "my shards") == before
+
+
+def test_a_deal_that_replaces_all_of_another_is_made(here: Path) -> None:
+    (here / "shards").mkdir()
+    (here / "shards" / "notes.txt").touch()
+    assert main(["shards", "digits", "--devices", "2"]) == 0
+    assert main(["shards", "digits", "--devices", "3", "--seed", "1"]) == 0
+    names = ["device-0.npz", "device-1.npz", "device-2.npz", "notes.txt", "test.npz"]
+    assert sorted(files_of(here / "shards")) == names
+
+
+@pytest.mark.parametrize("out", ["afile", "afile/shards"])
+def test_shards_that_are_to_go_into_a_file_are_refused(
+    out: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "afile").touch()
+    assert main(["shards", "digits", "--out", out]) == 2
+    said = capsys.readouterr().err
+    assert "is a file; name a folder" in said
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "tables"),
     [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pleat.errors import UseError
 from pleat_server.cli import options
 
 
@@ -33,11 +36,11 @@ def run(
 
     opened = open_source(source, shape=options.shape(shape) or None, size=size, root=root, download=download)
     dealt = deal(opened, devices, split, holdout=holdout, noise=noise, seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
     digits = len(str(devices - 1))
     named = {f"device-{i:0{digits}}.npz": s for i, s in enumerate(dealt.devices)}
     if dealt.test is not None:
         named["test.npz"] = dealt.test
+    _ready(out, set(named))
     rows = []
     for name, shard in named.items():
         write(out / name, shard)
@@ -47,3 +50,21 @@ def run(
         return
     for row in rows:
         print(f"{row['file']}  {row['samples']} samples of classes {row['labels']}")
+
+
+def _ready(out: Path, names: Set[str]) -> None:
+    """Make the folder `out` for shards called `names`. Raises UseError if it is none, or holds shards of an earlier
+    deal under other names: those would stand beside the new ones, whose test samples they may hold."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UseError(f"--out {out}: {error.filename} is a file; name a folder, such as --out shards") from None
+    stale = sorted(p.name for p in (*out.glob("device-*.npz"), *out.glob("test.npz")) if p.name not in names)
+    if stale:
+        more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
+        kinds = [f"{shlex.quote(str(out))}/{kind}" for kind in ("device-*.npz", "test.npz")]
+        remove = " ".join(kinds[: 1 + ("test.npz" in stale)])
+        raise UseError(
+            f"{out} holds {stale[0]}{more} of another deal, which the new one would not replace; "
+            f"name another --out, or remove them: rm {remove}"
+        )
