@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from pleat.disk import write_atomic
 from pleat.errors import UseError
 
+ZIP, ARRAY = b"PK\x03\x04", b"\x93NUM"  # how an .npz begins, and a single array's file
+
 
 @dataclass(frozen=True, eq=False)
 class Shard:
@@ -53,6 +55,9 @@ def read(path: str | Path) -> Shard:
         raise UseError(f"no shard file {path}; make one with `pleat shards SOURCE --devices N`")
     try:
         with path.open("rb") as file:
+            if not file.read(len(ZIP)).startswith((ZIP, ARRAY)):
+                raise UseError(f"shard {path}: no .npz archive; make one with `pleat shards SOURCE --devices N`")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise UseError(f"shard {path}: a single array; expected an .npz archive with arrays x and y")

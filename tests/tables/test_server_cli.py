@@ -32,6 +32,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 REFUSED = [
     (["nonsense"], "No such command 'nonsense'"),
+    (["shard"], "No such command 'shard'. Did you mean 'shards'? See `pleat --help`"),
+    (["serve", "--dat", "x"], "No such option '--dat'."),
     (["shards"], "Missing argument 'SOURCE'"),
     (["shards", "digits", "--devices", "many"], "'many' is not a valid int"),
     (["shards", "digits", "--split", "zipf:2"], "unknown split 'zipf:2'"),

@@ -85,6 +85,8 @@ def _file(path: Path, kind: str) -> None:
             np.save(file, X)
     elif kind == "a pickle":
         path.write_bytes(pickle.dumps({"x": X}))
+    elif kind == "plain text":
+        path.write_text("x,y\n1,2\n")
     elif kind == "cut short":
         np.savez(path, x=X, y=Y)
         path.write_bytes(path.read_bytes()[:-40])
@@ -99,9 +101,10 @@ def _file(path: Path, kind: str) -> None:
         ("no samples", "no samples: expected an array x, found ['y']"),
         ("objects", "holds Python objects"),
         ("one array", "a single array"),
-        ("a pickle", "cannot be read"),
+        ("a pickle", "no .npz archive; make one with `pleat shards"),
+        ("plain text", "no .npz archive; make one with `pleat shards"),
         ("cut short", "cannot be read"),
-        ("empty", "cannot be read"),
+        ("empty", "no .npz archive"),
         ("missing", "no shard file"),
     ],
 )

@@ -7,6 +7,7 @@ import sys
 import click
 import typer
 
+from pleat.complaint import complaint
 from pleat.errors import PleatError
 from pleat_client.cli.doctor import doctor
 from pleat_client.cli.run import run
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = app()(args=arguments, prog_name="pleat-client", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        print(f"pleat-client: {complaint(error, 'pleat-client')}", file=sys.stderr)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED

@@ -17,6 +17,7 @@ import click
 import typer
 
 from pleat import __version__
+from pleat.complaint import complaint
 from pleat.errors import PleatError
 from pleat_server.cli import bench, demo, devices, eval, inspect, plot, recipes, resume, serve, shards, simulate
 
@@ -69,11 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except PleatError as error:
         return _complain(str(error), error.exit_code)
-    except click.UsageError as error:
-        verb = error.ctx.command_path if error.ctx else "pleat"
-        return _complain(f"{error.format_message()} See `{verb} --help`", 2)
     except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
+        return _complain(complaint(error, "pleat"), error.exit_code)
     except Terminated:
         return _complain("stopped", 143)
     except (KeyboardInterrupt, click.Abort):
