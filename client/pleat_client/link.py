@@ -71,7 +71,7 @@ class Link:
         self.bytes_down = 0
         self._handler = handler
         self._profile = profile
-        self._ca = ca
+        self._ca, self._cert = ca, cert
         self._credentials = link_channel.credentials(address, ca, insecure, cert, key)
         self._clock = clock
         self._rng = rng or random.Random()
@@ -162,9 +162,8 @@ class Link:
             await channel.close()
 
     def _why(self, error: grpc.aio.AioRpcError) -> str:
-        return link_trust.why(
-            error, self.address, self._ca, f"Look closer with: pleat-client doctor --server {self.address}"
-        )
+        then = f"Look closer with: pleat-client doctor --server {self.address}"
+        return link_trust.why(error, self.address, self._ca, then, self._cert)
 
     async def _converse(self, call: Any, line: Line) -> Over:
         tasks = [

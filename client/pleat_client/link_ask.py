@@ -36,10 +36,12 @@ def ask(address: str, ca: Path | None, insecure: bool, cert: Path | None = None,
     """Connect, ask, and measure. Raises UseError for a bad address or certificate file, Retry where nobody answers,
     RemoteError for an answer that is none; each in words a person can act on."""
     credentials = link_channel.credentials(address, ca, insecure, cert, key)
-    return asyncio.run(_asked(address, ca, credentials))
+    return asyncio.run(_asked(address, ca, cert, credentials))
 
 
-async def _asked(address: str, ca: Path | None, credentials: grpc.ChannelCredentials | None) -> Reached:
+async def _asked(
+    address: str, ca: Path | None, cert: Path | None, credentials: grpc.ChannelCredentials | None
+) -> Reached:
     channel = link_channel.channel(address, credentials)
     try:
         call: Any = channel.unary_unary(question.METHOD)
@@ -62,7 +64,8 @@ async def _asked(address: str, ca: Path | None, credentials: grpc.ChannelCredent
             return Reached(answer, rtt_s)
         return Reached(answer, rtt_s, await rate(1, 0, rtt_s), await rate(0, 1, rtt_s))
     except grpc.aio.AioRpcError as error:
-        raise Retry(why(error, address, ca, f"Look there with: ss -ltn | grep {address.rpartition(':')[2]}")) from None
+        then = f"Look there with: ss -ltn | grep {address.rpartition(':')[2]}"
+        raise Retry(why(error, address, ca, then, cert)) from None
     except RemoteError as error:
         raise RemoteError(f"{address} answers, but not as a pleat server: {error}") from None
     finally:

@@ -14,6 +14,7 @@ _STRANGER = (
 )
 _NO_TLS = "no TLS with {address}: {cause}; check --ca, and that the server was given --cert and --key"
 _NO_NAME = "the name in {address} is not known here; find its number on the server with: hostname -I"
+UNCONNECTED = "failed to connect"  # in details, where the handshake did not come to its end
 # What gRPC's details hold -> what it means and what to type next; the first that fits.
 _CAUSES = (
     (
@@ -44,9 +45,11 @@ _CAUSES = (
 )
 
 
-def why(error: grpc.aio.AioRpcError, address: str, ca: Path | None = None, then: str = "") -> str:
+def why(
+    error: grpc.aio.AioRpcError, address: str, ca: Path | None = None, then: str = "", cert: Path | None = None
+) -> str:
     """A failure in words a person can act on. `ca`: the file that the server was checked against; `then`: what to type
-    where nobody answers."""
+    where nobody answers; `cert`: the certificate that this device showed."""
     details = error.details() or ""
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return f"{address} answers, but not as a pleat server of protocol {limits.PROTOCOL}; check port and versions"
@@ -59,11 +62,21 @@ def why(error: grpc.aio.AioRpcError, address: str, ca: Path | None = None, then:
     for words, means in _CAUSES:
         if words in details.lower():
             return means.format(address=address, ca=ca or "ca.pem", cause=cause, show=show)
-    if "socket closed" in details.lower() and ca is None:
-        return f"{address} closes the connection at once; if it was started with --cert, say --ca FILE here"
+    if "socket closed" in details.lower() and (ca is None or UNCONNECTED in details.lower()):
+        return f"{address} closes the connection at once; {_unwelcome(ca, cert)}"
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return f"cannot reach {address}: {cause}; is the server running there?{then and f' {then}'}"
     return f"the stream broke: {error.code().name.lower()}: {cause}"
+
+
+def _unwelcome(ca: Path | None, cert: Path | None) -> str:
+    """What a server that ends the handshake without a word may have missed."""
+    if ca is None:
+        return "if it was started with --cert, say --ca FILE here"
+    if cert is None:
+        return "if it was started with --ca, it asks for this device's certificate: say --cert FILE and --key FILE here"
+    see = f"openssl x509 -noout -issuer -in {cert}"
+    return f"if it was started with --ca, have that authority sign {cert}; see who did with: {see}"
 
 
 def _last(details: str) -> str:

@@ -10,7 +10,7 @@ SUGGESTS = "Did you mean"
 def complaint(error: click.ClickException, program: str) -> str:
     """What click says of a mistake, as one line without its Usage block. `program`: the command where click knows no
     verb. Both click and typer add suggestions for a command; the first is kept."""
-    text = " ".join(error.format_message().split())
+    text = " ".join(error.format_message().split()) or "no command given."
     if not isinstance(error, click.UsageError):
         return text
     again = text.find(SUGGESTS, text.find(SUGGESTS) + 1)

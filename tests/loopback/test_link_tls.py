@@ -35,9 +35,21 @@ async def test_a_server_that_asks_for_certificates_lets_in_those_its_authority_s
         await known.until("joined")
         fleet.device("b", stranger, ca=own.ca, cert=other.cert, key=other.key)
         fleet.device("c", nobody, ca=own.ca)
-        await stranger.until("lost")
-        await nobody.until("lost")
+        assert f"have that authority sign {other.cert}" in (await stranger.until("lost"))[1]
+        assert "say --cert FILE and --key FILE here" in (await nobody.until("lost"))[1]
         assert list(fleet.carrier.devices()) == ["a"]
+
+
+@in_time
+async def test_where_nobody_listens_no_certificate_is_asked_for(tmp_path: Path) -> None:
+    own = papers(tmp_path / "own")
+    async with Fleet(tmp_path, tls=server_tls(own.cert, own.key)) as fleet:
+        fleet.carrier.close()
+        heard = Heard()
+        fleet.device("a", heard, ca=own.ca)
+        lost = (await heard.until("lost"))[1]
+        assert "is the server running there?" in lost
+        assert "--cert" not in lost
 
 
 def test_a_devices_own_papers_that_do_not_serve_are_named(tmp_path: Path) -> None:
