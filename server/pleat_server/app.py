@@ -211,6 +211,8 @@ def simulate(
         shape = tuple(devices[0].shard.x.shape[1:])
         classes = 1 + max(int(d.shard.y.max()) for d in devices)
         config = replace(config, input_shape=shape, classes=max(classes, int(test.y.max()) + 1 if test else 0))
+    if config.carried == "grpc":
+        config = replace(config, carried="simulate")
     with begun(config.folder):
         spool = Spool(config.folder / "spool")
         book = OrderBook(config.folder.name, spool.has)

@@ -14,7 +14,10 @@ from pleat.errors import UseError
 
 @dataclass(frozen=True)
 class RunConfig:
-    """`input_shape` and `classes` come from `data`, else from the first devices to connect. Paths are kept absolute."""
+    """`input_shape` and `classes` come from `data`, else from the first devices to connect. Paths are kept absolute.
+
+    `carried`: what takes orders to devices, so that it can be gone on with: "grpc" (`pleat serve`), "simulate", "demo",
+    "beside" (in the folder of another run) or "flower". `how`: what that needs beyond what stands here."""
 
     recipe: str
     model: str
@@ -32,6 +35,8 @@ class RunConfig:
     overrides: dict[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] = ()
     classes: int = 0
+    carried: str = "grpc"
+    how: dict[str, Any] = field(default_factory=dict)
 
     def save(self) -> None:
         """Write `run.json` into the run's folder."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from pleat_server.shards import deal
 from pleat_server.sources import digits
 
 Event = dict[str, Any]
+Watch = Callable[[Event], None]
 WIDTHS = (1.0, 0.5, 0.25, 0.125)  # one device of each
 SPLIT, HOLDOUT = "dirichlet:0.3", 0.2
 HEADROOM = 1.5  # budget of the widest device, times its predicted upload
@@ -93,9 +95,8 @@ def afford(rows: Sequence[Row], wanted: Sequence[float]) -> list[Budgets]:
     return out
 
 
-def run(demo: Demo, watch: Callable[[Event], None]) -> dict[str, Any]:
+def run(demo: Demo, watch: Watch) -> dict[str, Any]:
     """The whole demo; returns the summary, with `fedavg_accuracy` beside it if asked for."""
-    use_threads(1)  # four trainers share the machine with this process
     shards, test = _dealt(demo.seed)
     config = RunConfig(
         recipe=demo.recipe,
@@ -109,10 +110,30 @@ def run(demo: Demo, watch: Callable[[Event], None]) -> dict[str, Any]:
         least=len(shards),
         input_shape=test.input_shape,
         classes=10,
+        carried="demo",
+        how={"fedavg": demo.fedavg},
     )
+    summary, seconds = _carried(config, shards, test, partial(app.serve, config), watch)
+    summary["wall_s"] = seconds
+    return summary | _beside(config, shards, test, watch)
+
+
+def resume(config: RunConfig, watch: Watch) -> dict[str, Any]:
+    """Go on with a demo that was stopped, to `config.rounds`: the same shards, budgets and devices' own states."""
+    shards, test = _dealt(config.seed)
+    go_on = partial(app.resume, config.folder, rounds=config.rounds)
+    summary, _ = _carried(config, shards, test, go_on, watch)
+    return summary | _beside(config, shards, test, watch)
+
+
+def _carried(
+    config: RunConfig, shards: Sequence[Shard], test: Shard, serve: Callable[[Watch], dict[str, Any]], watch: Watch
+) -> tuple[dict[str, Any], float]:
+    """`serve`, with the demo's daemons beside it from when it listens to its end; its summary, and its seconds."""
+    use_threads(1)  # four trainers share the machine with this process
     members = _members(config, shards, test)
     started = time.monotonic()
-    with _fleet(members, demo.folder) as fleet:
+    with _fleet(members, config.folder) as fleet:
 
         def watching(event: Event) -> None:
             if event["event"] == "listening":
@@ -120,11 +141,8 @@ def run(demo: Demo, watch: Callable[[Event], None]) -> dict[str, Any]:
             fleet.check()
             watch(event)
 
-        summary = app.serve(config, watching)
-    summary["wall_s"] = time.monotonic() - started
-    if demo.fedavg:
-        summary |= _fedavg(config, shards, test, watch)
-    return summary
+        summary = serve(watching)
+    return summary, time.monotonic() - started
 
 
 def _dealt(seed: int) -> tuple[tuple[Shard, ...], Shard]:
@@ -202,14 +220,21 @@ def _fleet(members: Sequence[Member], folder: Path) -> Iterator[_Fleet]:
         fleet.stop()
 
 
-def _fedavg(
-    config: RunConfig, shards: Sequence[Shard], test: Shard, watch: Callable[[Event], None]
-) -> Mapping[str, Any]:
-    """FedAvg, every device at full size, in this process: same net, shards, rounds, epochs, batch and learning rate."""
+def _beside(config: RunConfig, shards: Sequence[Shard], test: Shard, watch: Watch) -> dict[str, Any]:
+    """FedAvg, every device at full size, in this process, if it was asked for: same net, shards, rounds, epochs, batch
+    and learning rate."""
+    if not config.how["fedavg"]:
+        return {}
     training = app.read_recipe(config).training
     same = {key: getattr(training, key) for key in ("epochs", "batch", "rate", "momentum", "decay")}
     beside = replace(
-        config, recipe="fedavg", policy="", folder=config.folder / "fedavg", data=None, overrides={"training": same}
+        config,
+        recipe="fedavg",
+        policy="",
+        folder=config.folder / "fedavg",
+        data=None,
+        overrides={"training": same},
+        carried="beside",
     )
     watch(
         {

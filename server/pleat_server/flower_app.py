@@ -101,6 +101,7 @@ def _config(said: Settings, folder: Path) -> RunConfig:
         overrides=overrides(said.set.split()),
         input_shape=flower.shape(said.input_shape),
         classes=said.classes,
+        carried="flower",
     )
 
 

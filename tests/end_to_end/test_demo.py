@@ -16,6 +16,7 @@ from PIL import Image
 from pleat.errors import UseError
 from pleat_server.config import RunConfig
 from pleat_server.demo import WIDTHS, afford, offered, widths
+from pleat_server.keep.journal import Journal
 from support.processes import until
 
 COMMAND = [sys.executable, "-m", "pleat_server.cli", "demo"]
@@ -85,3 +86,19 @@ def test_however_the_demo_ends_its_daemons_end_with_it(
     assert demo.wait(60) == code
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
+
+
+def test_a_demo_that_was_stopped_goes_on_with_its_daemons(demo: psutil.Popen, tmp_path: Path) -> None:
+    until(lambda: b"round 1: accuracy" in (tmp_path / "log").read_bytes(), "the first round")
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(60) == 130
+    assert b"go on with `pleat resume run`" in (tmp_path / "log").read_bytes()
+    total = len(Journal.read(tmp_path / "run" / "journal.jsonl")) + 2
+    words = [*COMMAND[:-1], "resume", "run", "--rounds", str(total), "--json", "out.json"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / "out.json").read_bytes())
+    assert found["rounds"] == total
+    assert "fedavg_accuracy" in found
+    last = Journal.read(tmp_path / "run" / "journal.jsonl")[-1]
+    assert [d["outcome"] for d in last["devices"]] == ["done"] * 4

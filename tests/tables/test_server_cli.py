@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from pleat.shard import read
 from pleat_server import cli
 from pleat_server.cli import main, options
+from pleat_server.config import RunConfig
 
 
 @pytest.fixture(autouse=True)
@@ -208,3 +210,64 @@ def test_the_latest_run_is_the_one_begun_last(here: Path) -> None:
         (folder / "run.json").touch()
         os.utime(folder / "run.json", (number, number))
     assert options.latest_run() == Path("runs/a")
+
+
+SIMULATED = ["simulate", "--model", "mlp", "--devices", "3", "--afford", "1,0.5"]
+
+
+def test_a_simulated_run_goes_on_in_process_from_anywhere_and_ends_with_the_same_bits(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["shards", "digits", "--devices", "1"]) == 0
+    words = [*SIMULATED, "--recipe", "heterofl", "--source", "shards/device-0.npz"]
+    assert main([*words, "--rounds", "2", "--folder", "whole"]) == 0
+    assert main([*words, "--rounds", "1", "--folder", "parted/whole"]) == 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert main(["resume", "../parted/whole", "--rounds", "2", "--json", "out.json"]) == 0
+    assert json.loads((here / "elsewhere" / "out.json").read_bytes())["rounds"] == 2
+    whole, parted = (load_file(here / f / "model.safetensors") for f in ("whole", "parted/whole"))
+    assert {n: a.tobytes() for n, a in whole.items()} == {n: a.tobytes() for n, a in parted.items()}
+
+
+def test_a_simulated_run_whose_devices_held_what_is_lost_is_not_gone_on_with(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "--recipe", "local", "--devices", "2", "--rounds", "1", "--folder", "run"]) == 0
+    capsys.readouterr()
+    assert main(["resume", "run", "--rounds", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "kept personal tensors in memory alone" in said
+    assert "begin anew: pleat simulate --recipe local --model mlp --seed 0" in said
+
+
+@pytest.mark.parametrize(
+    ("carried", "said"),
+    [
+        ("flower", "flwr run . --run-config 'folder="),
+        ("beside", "is part of another run; go on with `pleat resume "),
+        ("simulate", "simulated by a program, not by a command"),
+        ("pigeon", "carried by 'pigeon', which this version of pleat cannot do"),
+    ],
+)
+def test_a_run_that_cannot_go_on_from_here_is_told_in_one_line_and_not_listened_for(
+    carried: str, said: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "run").mkdir()
+    RunConfig("fedavg", "mlp", Path("run"), listen="127.0.0.1:0", carried=carried).save()
+    assert main(["resume", "run"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_simulation_that_is_stopped_says_how_to_go_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pleat_server.app._finish", stopped)
+    assert main([*SIMULATED, "--folder", "run"]) == 130
+    assert "go on with `pleat resume run`" in capsys.readouterr().err

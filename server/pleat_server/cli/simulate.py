@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pleat_server.cli import options
 
+if TYPE_CHECKING:
+    from pleat.recipes.recipe import Recipe
+    from pleat_server.config import RunConfig
+
 HOLDOUT = 0.2  # of a device's shard, where devices score their own models
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The simulated devices of a run, as the options below tell of them."""
+
+    devices: int
+    source: str
+    split: str
+    holdout: float
+    afford: str
+    threads: int
 
 
 def run(
@@ -30,14 +49,9 @@ def run(
     json: options.JsonFile = None,
 ) -> None:
     """Run a recipe on simulated devices in this process."""
-    from pleat_server import app, demo, live
     from pleat_server.config import RunConfig
-    from pleat_server.evaluate import use_threads
-    from pleat_server.shards import deal
-    from pleat_server.sources import open_source
 
-    use_threads(threads)
-    dealt = deal(open_source(source), devices, split, holdout=holdout, seed=seed)
+    fleet = Fleet(devices, _kept(source), split, holdout, afford, threads)
     config = RunConfig(
         recipe=recipe,
         model=model,
@@ -46,15 +60,50 @@ def run(
         folder=folder or options.new_folder(recipe, model),
         policy=policy,
         overrides=options.overrides(set_),
-        input_shape=dealt.devices[0].input_shape,
-        classes=max(s.classes for s in (*dealt.devices, *([dealt.test] if dealt.test else []))),
+        carried="simulate",
+        how=asdict(fleet),
     )
-    widths = demo.widths(afford)
+    carry(config, json)
+
+
+def _kept(source: str) -> str:
+    """A file or folder of data by its whole path, so that the run can go on from anywhere; else the name."""
+    is_path = source != "digits" and (source.endswith(".npz") or Path(source).is_dir())
+    return str(Path(source).resolve()) if is_path else source
+
+
+def carry(config: RunConfig, json: Path | None) -> None:
+    """The run of `config` from where its folder stands, on the simulated devices that `config.how` tells of."""
+    from pleat_server import app, demo, live
+    from pleat_server.evaluate import use_threads
+    from pleat_server.shards import deal
+    from pleat_server.sources import open_source
+
+    fleet = Fleet(**config.how)
+    recipe = app.checked(config)
+    use_threads(fleet.threads)
+    dealt = deal(open_source(fleet.source), fleet.devices, fleet.split, holdout=fleet.holdout, seed=config.seed)
+    classes = max(s.classes for s in (*dealt.devices, *([dealt.test] if dealt.test else [])))
+    config = replace(config, input_shape=dealt.devices[0].input_shape, classes=classes)
+    widths = demo.widths(fleet.afford)
     limits = demo.afford(demo.offered(config), widths) if widths else []
-    budgets = [limits[i % len(limits)] for i in range(devices)] if limits else None
-    kept = HOLDOUT if app.read_recipe(config).personal.tensors else 0.0  # such models are scored where they are
-    with live.watching(rounds) as watch:
-        summary = app.simulate(config, app.virtual_devices(dealt.devices, budgets, kept, seed), dealt.test, watch)
+    budgets = [limits[i % len(limits)] for i in range(fleet.devices)] if limits else None
+    kept = HOLDOUT if recipe.personal.tensors else 0.0  # such models are scored where they are
+    try:
+        with live.watching(config.rounds) as watch:
+            virtual = app.virtual_devices(dealt.devices, budgets, kept, config.seed)
+            summary = app.simulate(config, virtual, dealt.test, watch)
+    except (KeyboardInterrupt, SystemExit):
+        if (config.folder / "run.json").exists() and not held(recipe):
+            print(f"go on with `pleat resume {config.folder}`", file=sys.stderr)
+        raise
     live.report(summary, config.folder)
     if json:
         options.write_json(json, summary)
+
+
+def held(recipe: Recipe) -> str:
+    """What simulated devices alone hold of a run, and lose when the process ends; "" if a run does without."""
+    if recipe.personal.tensors:
+        return "personal tensors"
+    return "masks of their own" if recipe.rule.own else ""
