@@ -67,6 +67,13 @@ def test_a_mistake_at_the_keyboard_is_one_line_and_exit_code_2(
     assert complaint in captured.err
 
 
+def test_no_command_at_all_is_answered_with_the_help_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert "Usage: pleat" in captured.out
+    assert captured.err == "pleat: no command given. See `pleat --help`\n"
+
+
 def raising(error: BaseException) -> Callable[[], None]:
     def verb() -> None:
         raise error
