@@ -26,6 +26,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+LEAST_MEMORY = 1 << 20  # bytes; less is a unit forgotten
 SYSTEM_FILE = Path("/etc/pleat/client.toml")
 ACCELERATORS = ("auto", "cpu", "cuda")
 SERVICE_STATE = Path("/var/lib/pleat")  # StateDirectory= of the systemd unit
@@ -162,6 +163,8 @@ def check_keys(found: Iterable[str], where: str, more: Sequence[str] = (), then:
 
 
 def _checked(config: Config) -> Config:
+    if config.memory is not None and config.memory < LEAST_MEMORY:
+        raise UseError(f"memory: {config.memory} bytes hold no trainer; is {config.memory}MiB meant?")
     if config.server:
         _address(config.server)
     if not _NAME.fullmatch(config.name):

@@ -123,6 +123,7 @@ def test_a_wrong_file_is_told_with_its_name(shard: Path, text: str, message: str
         ({"seconds": float("nan")}, "seconds: nan is no time"),
         ({"idle": -1.0}, "idle: -1.0 is no time"),
         ({"threads": -1}, "threads: -1"),
+        ({"memory": 300}, "memory: 300 bytes hold no trainer; is 300MiB meant"),
         ({"accelerator": "gpu"}, "accelerator: 'gpu' is none; expected auto, cpu, cuda"),
     ],
 )
