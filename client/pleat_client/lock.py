@@ -17,11 +17,7 @@ QUEUE = "queue"
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Hold the folder while the context lasts. Raises UseError, naming the holder, where another process does."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise LocalError(f"state folder {folder}: cannot be used: {error}; give another one with --state DIR") from None
+    handle = _opened(folder, NAME)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,17 +39,21 @@ def turn(folder: Path) -> Iterator[None]:
 
     Raises UseError where a daemon, which never ends, holds it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / QUEUE, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise LocalError(f"state folder {folder}: cannot be used: {error}; name another one") from None
+    handle = _opened(folder, QUEUE)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         with hold(folder):
             yield
     finally:
         os.close(handle)
+
+
+def _opened(folder: Path, name: str) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise LocalError(f"state folder {folder}: cannot be used: {error}; give another one with --state DIR") from None
 
 
 def holder(folder: Path) -> int | None:
