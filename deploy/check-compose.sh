@@ -135,7 +135,7 @@ within server 'kill -9 $(cat /proc/1/task/1/children)'
 holds "the server goes on where it was" until_says server '^resumed after round' 60
 holds "the server ends by itself with exit code 0" ends_well 400
 logs server | sed -n '/^rounds  /,$p'
-judge elastic-cnn-1 'print("\n".join("%-14s widths over the rounds: %s" % (d["name"], ", ".join("%g x %d" % (w, [e["width"] for e in of(d["name"])].count(w)) for w in sorted({e["width"] for e in of(d["name"])}, reverse=True))) for d in s["devices"])) or True'
+judge elastic-cnn-1 'print("\n".join("%-14s sizes over the rounds: %s" % (d["name"], ", ".join("%s x %d" % (w, [e["size"] for e in of(d["name"])].count(w)) for w in sorted({e["size"] for e in of(d["name"])}, reverse=True))) for d in s["devices"])) or True'
 holds "accuracy is at least $LEAST_ACCURACY" judge elastic-cnn-1 "s['accuracy'] >= $LEAST_ACCURACY"
 holds "pi5 and the server were restarted once each" [ "$(inspect pi5 '{{.RestartCount}}') $(inspect server '{{.RestartCount}}')" = "1 1" ]
 holds "pi5 took part again, to the last round" judge elastic-cnn-1 'of("pi5")[-1]["outcome"] == "done" and rounds[-1]["round"] == 30 and "pi5" in [d["name"] for d in rounds[-1]["devices"]]'
@@ -153,10 +153,10 @@ stressed up -d server pi4 pi5 >/dev/null 2>&1
 holds "the server ends by itself with exit code 0" ends_well 400
 for device in pi4 pi5; do logs $device | grep 'done order' | cut -c 1-220; done
 holds "pi4 was never out of memory" [ "$(out_of_memory pi4)" = 0 ]
-holds "pi4 trained something smaller than the whole" judge elastic-resnet18-1 'any(d["outcome"] == "done" and d["width"] < 1 for d in of("pi4"))'
+holds "pi4 trained something smaller than the whole" judge elastic-resnet18-1 'any(d["outcome"] == "done" and float(d["size"]) < 1 for d in of("pi4"))'
 holds "pi5 was out of memory: without the guard the limit kills ($(out_of_memory pi5) events)" [ "$(out_of_memory pi5)" -gt 0 ]
 holds "pi5 reported it, and its next submodel was smaller" judge elastic-resnet18-1 \
-    '(lambda o: any(a["outcome"] == "killed" and b["width"] < a["width"] for a, b in zip(o, o[1:])))(of("pi5"))'
+    '(lambda o: any(a["outcome"] == "killed" and float(b["size"]) < float(a["size"]) for a, b in zip(o, o[1:])))(of("pi5"))'
 holds "pi5's daemon lived on" [ "$(inspect pi5 '{{.RestartCount}} {{.State.Running}}')" = "0 true" ]
 compose down --volumes --timeout 5 >/dev/null 2>&1
 

@@ -24,7 +24,7 @@ from pleat.errors import UseError
 from pleat.exchange.report import Budgets
 from pleat.nets.build import initial, resolve, spec
 from pleat.nets.trace import model_map
-from pleat.recipes import recipe as recipes
+from pleat.recipes import load as recipes
 from pleat.recipes.recipe import Recipe
 from pleat.shard import Shard
 from pleat_server.carrier import Carrier, Rejected

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pleat.errors import UseError
 from pleat_server.keep.history import History
-from pleat_server.live import fraction
+from pleat_server.live import size
 
 Row = Mapping[str, Any]
 FILE = "devices.sqlite"
@@ -76,7 +76,7 @@ def cells(row: Row) -> list[str]:
         _mib(row.get("base_bytes")) + " empty of " + _mib(profile.get("memory_bytes")),
         cost(row.get("cost")),
         link(row.get("link") or {}),
-        " ".join(fraction(w) for w in (row.get("submodels") or [])[-SHOWN:]) or "-",
+        " ".join(size(w) for w in (row.get("submodels") or [])[-SHOWN:]) or "-",
         now(row),
     ]
 

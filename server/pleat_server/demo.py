@@ -83,7 +83,7 @@ def afford(rows: Sequence[Row], wanted: Sequence[float]) -> list[Budgets]:
     """Upload budgets that afford each of `wanted` and nothing wider. Raises UseError for a width not on offer."""
     cheapest: dict[float, int] = {}
     for row in rows:
-        cheapest[row.width] = min(row.up_bytes, cheapest.get(row.width, row.up_bytes))
+        cheapest[row.rung.width] = min(row.up_bytes, cheapest.get(row.rung.width, row.up_bytes))
     out = []
     for width in wanted:
         if width not in cheapest:

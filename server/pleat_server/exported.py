@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.choosers import Draw, Rung
 from pleat.errors import UseError
 from pleat.params import Params
 from pleat.shard import read
@@ -13,6 +13,7 @@ from pleat_server import app
 from pleat_server.config import RunConfig
 from pleat_server.evaluate import Evaluator
 from pleat_server.keep import checkpoint
+from pleat_server.plan.catalogue import chosen
 
 
 def score_run(folder: Path, data: Path, width: float = 1.0) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def score_run(folder: Path, data: Path, width: float = 1.0) -> dict[str, Any]:
     params: Params = dict(arrays["average"] if "average" in arrays else arrays["params"])
     recipe = app.read_recipe(config)
     setup = app.set_up(config, recipe, config.input_shape, config.classes)
-    selection = choose(recipe.rule.chooser, setup.model, width, Draw(config.seed, number, "", params))
+    selection = chosen(recipe.rule, setup.model, Rung(width), Draw(config.seed, number, "", params))
     score = Evaluator(setup.net, setup.model, read(data), where=str(data)).score(params, selection)
     return {
         "run": folder.name,

@@ -203,7 +203,7 @@ def stranger(setup: Setup, name: str, profile: Profile) -> str:
 def history_row(setup: Setup, table: Table, name: str) -> dict[str, Any]:
     """One device as `pleat devices` shows it; plain facts."""
     plain: dict[str, Any] = table.to_plain()["devices"][name]
-    plain["submodels"] = [setup.rows[i].width for i in plain.pop("rows")]
+    plain["submodels"] = [setup.rows[i].rung.label for i in plain.pop("rows")]
     return plain
 
 

@@ -14,7 +14,7 @@ from pleat.elastic.selection import WHOLE, Selection, make
 from pleat.modelmap import Group, ModelMap
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import Look, look_at
-from pleat.recipes import recipe as recipes
+from pleat.recipes import load as recipes
 from pleat_server.plan.catalogue import catalogue
 
 Facts = dict[str, Any]
@@ -87,7 +87,7 @@ def _ladder(model: ModelMap, name: str, recipe: str, net: Any) -> list[Facts]:
     out: dict[Selection, Facts] = {}
     for row in catalogue(model, chosen, 0, initial(net, 0)):
         kept = {g: int(index.size) for g, index in row.selection.kept.items()}
-        facts = {"width": row.width, **_sizes(model, row.selection), "memory_bytes": row.memory_bytes}
+        facts = {"size": row.rung.label, **_sizes(model, row.selection), "memory_bytes": row.memory_bytes}
         out.setdefault(row.selection, facts | {"kept": kept, "dropped": sorted(row.selection.dropped)})
     return list(out.values())
 
@@ -107,7 +107,7 @@ def show(facts: Facts) -> None:
     _table(console, "Stays whole", ("name", "channels", "why"), map(_row_of_whole, facts["whole"]))
 
 
-_LADDER = ("width", "parameters", "M multiply-adds", "KiB kept a sample", "MiB to train", "units left out")
+_LADDER = ("size", "parameters", "M multiply-adds", "KiB kept a sample", "MiB to train", "units left out")
 _GROUPS = ("name", "channels", "in steps of", "parameters a step", "unit")
 _UNITS = ("name", "left out", "zeros do the same", "parameters", "M multiply-adds")
 
@@ -115,7 +115,7 @@ _UNITS = ("name", "left out", "zeros do the same", "parameters", "M multiply-add
 def _rung(facts: Facts) -> Any:
     def row(rung: Facts) -> list[str]:
         return [
-            f"{rung['width']:g}",
+            rung["size"],
             f"{rung['parameters']:,} ({rung['parameters'] / facts['parameters']:.0%})",
             f"{_millions(rung['macs'])} ({rung['macs'] / max(1, facts['macs']):.0%})",
             _kib(rung["activation_bytes"]),

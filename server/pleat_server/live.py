@@ -93,16 +93,23 @@ def line(event: Event) -> str:
 def _part(device: Event) -> str:
     """A device's part of a round; what it brought, where that was no update."""
     outcome = device.get("outcome", "done")
-    what = f"{device['name']} {fraction(device['width'])}"
+    what = f"{device['name']} {size(device['size'])}"
     if outcome == "done":
         return what
     return f"{what} {outcome}: {device['reason']}" if device.get("reason") else f"{what} {outcome}"
 
 
-def fraction(width: float) -> str:
-    """1/8 for 0.125, 3/4 for 0.75; 0.3 stays 0.3."""
-    numerator, denominator = width.as_integer_ratio()
-    return f"{numerator}/{denominator}" if 1 < denominator <= 64 else f"{width:g}"
+def size(label: str) -> str:
+    """A size as it is shown: rates as fractions where they are simple, 1/8 for 0.125; 0.3 stays 0.3."""
+    return " ".join(_fraction(word) for word in label.split(" "))
+
+
+def _fraction(word: str) -> str:
+    try:
+        numerator, denominator = float(word).as_integer_ratio()
+    except ValueError:
+        return word
+    return f"{numerator}/{denominator}" if 1 < denominator <= 64 else word
 
 
 def table(view: View) -> Group:
@@ -123,7 +130,7 @@ def headline(view: View) -> str:
     if view.accuracy is not None:
         parts.append(f"accuracy {view.accuracy:.1%}")
     if len(view.by_size) > 1:
-        parts.append("by size " + "  ".join(f"{fraction(float(w))}: {a:.1%}" for w, a in view.by_size.items()))
+        parts.append("by size " + "  ".join(f"{size(w)}: {a:.1%}" for w, a in view.by_size.items()))
     parts.append(f"{view.up / 1024:.0f} KiB up, {view.down / 1024:.0f} KiB down, {view.seconds:.1f} s")
     return "   ".join(parts)
 
@@ -134,7 +141,7 @@ def _cells(device: Event | None) -> list[str]:
     seconds = device.get("seconds") or {}
     peak, loss = device.get("peak_bytes"), device.get("loss")
     return [
-        fraction(device["width"]),
+        size(device["size"]),
         f"{seconds['train']:.2f}" if seconds else "",
         f"{sum(seconds.values()):.2f}" if seconds else "",
         f"{device['down'] / 1024:.1f}",
@@ -187,7 +194,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         out.append(f"accuracy       {summary['accuracy']:.2%}{beside}")
     sizes = summary.get("accuracy_by_size") or {}
     if len(sizes) > 1:
-        out.append("by size        " + "  ".join(f"{fraction(float(w))}: {a:.2%}" for w, a in sizes.items()))
+        out.append("by size        " + "  ".join(f"{size(w)}: {a:.2%}" for w, a in sizes.items()))
     up, down = summary["bytes_up"], summary["bytes_down"]
     dense = summary["dense_bytes_up"] + summary["dense_bytes_down"]
     out.append(f"bytes          {up / 1024:.0f} KiB up, {down / 1024:.0f} KiB down, everything on the wire counted")
@@ -196,6 +203,6 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     for device in summary["devices"]:
         peak = "" if device["peak_bytes"] is None else f", peak {device['peak_bytes'] / 2**20:.0f} MiB"
         brought = "" if device.get("rounds", 1) else ", and brought nothing"
-        trained = f"submodel {fraction(device['submodel'])}, trained {device['train_s']:.1f} s{peak}{brought}"
+        trained = f"submodel {size(device['submodel'])}, trained {device['train_s']:.1f} s{peak}{brought}"
         out.append(f"{device['name']:14} {trained}")
     return out

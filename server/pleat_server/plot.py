@@ -9,7 +9,7 @@ import numpy as np
 
 from pleat.errors import UseError
 from pleat_server.keep.journal import Journal
-from pleat_server.live import fraction
+from pleat_server.live import size
 
 Series = dict[str, Any]
 INK, SOFT = "#1f2933", "#9aa5b1"
@@ -30,19 +30,16 @@ def read(folder: Path) -> Series:
 
 
 def _series(lines: list[dict[str, Any]]) -> Series:
-    widths = {w for line in lines for w in line.get("accuracy_by_size", {})}
+    sizes = dict.fromkeys(s for line in lines for s in line.get("accuracy_by_size", {}))  # largest first
     names = sorted({d["name"] for line in lines for d in line["devices"]})
     return {
         "round": [line["round"] for line in lines],
         "bytes": np.cumsum([line["bytes_up"] + line["bytes_down"] for line in lines]).tolist(),
         "seconds": np.cumsum([line["seconds"] for line in lines]).tolist(),
         "accuracy": [line.get("accuracy") for line in lines],
-        "by_size": {
-            w: [line.get("accuracy_by_size", {}).get(w) for line in lines]
-            for w in sorted(widths, key=float, reverse=True)
-        },
+        "by_size": {s: [line.get("accuracy_by_size", {}).get(s) for line in lines] for s in sizes},
         "submodels": {
-            name: [next((d["width"] for d in line["devices"] if d["name"] == name), None) for line in lines]
+            name: [next((d["size"] for d in line["devices"] if d["name"] == name), None) for line in lines]
             for name in names
         },
     }
@@ -75,11 +72,9 @@ def _percent(values: list[float | None]) -> list[float]:
 
 def _accuracy(axes: Any, series: Series, x: list[float], label: str) -> None:
     sizes = series["by_size"] or {"1": series["accuracy"]}
-    for place, (width, values) in enumerate(sizes.items()):
-        name = "full size" if float(width) == 1 else f"width {fraction(float(width))}"
-        axes.plot(
-            x, _percent(values), color=SIZES[place % len(SIZES)], lw=2.0 if float(width) == 1 else 1.2, label=name
-        )
+    for place, (label, values) in enumerate(sizes.items()):
+        name = "full size" if label == "1" else size(label)
+        axes.plot(x, _percent(values), color=SIZES[place % len(SIZES)], lw=2.0 if label == "1" else 1.2, label=name)
     axes.set_xlabel(label)
     _plain(axes)
 
@@ -95,25 +90,27 @@ def _beside(axes: Any, fedavg: Series) -> None:
 def _submodels(axes: Any, series: Series) -> None:
     """One row a device, one square a round, coloured by the width it trained; white where it did not take part."""
     names = list(series["submodels"])
-    widths = sorted({w for row in series["submodels"].values() for w in row if w is not None}, reverse=True)
-    colours = {w: SIZES[i % len(SIZES)] for i, w in enumerate(_ladder(series, widths))}
+    trained = {s for row in series["submodels"].values() for s in row if s is not None}
+    ladder = _ladder(series, trained)
+    colours = {s: SIZES[i % len(SIZES)] for i, s in enumerate(ladder)}
     for y, name in enumerate(names):
-        for at, width in zip(series["round"], series["submodels"][name], strict=True):
-            if width is not None:
-                axes.add_patch(_square(at, y, colours[width]))
+        for at, label in zip(series["round"], series["submodels"][name], strict=True):
+            if label is not None:
+                axes.add_patch(_square(at, y, colours[label]))
     axes.set_xlim(series["round"][0] - 0.5, series["round"][-1] + 0.5)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("round: submodel trained")
-    for width in widths:
-        axes.plot([], [], "s", color=colours[width], label=fraction(width))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=max(1, len(widths)), frameon=False, fontsize=8)
+    shown = [s for s in ladder if s in trained]
+    for label in shown:
+        axes.plot([], [], "s", color=colours[label], label=size(label))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=max(1, len(shown)), frameon=False, fontsize=8)
     _plain(axes, grid=False)
 
 
-def _ladder(series: Series, widths: list[float]) -> list[float]:
-    """Widths in the order in which the accuracy curves have their colours."""
-    return sorted({*widths, *(float(w) for w in series["by_size"])}, reverse=True)
+def _ladder(series: Series, trained: set[str]) -> list[str]:
+    """Sizes in the order in which the accuracy curves have their colours."""
+    return [*series["by_size"], *sorted(trained - series["by_size"].keys(), reverse=True)]
 
 
 def _square(x: float, y: float, colour: str) -> Any:

@@ -76,7 +76,7 @@ def journal_line(
 
 
 def _row(row: Row) -> dict[str, Any]:
-    return {"row": row.index, "width": row.width, "density": row.density, "keep": row.keep, "bits": row.bits}
+    return {"row": row.index, "size": row.rung.label, "density": row.density, "keep": row.keep, "bits": row.bits}
 
 
 def _device(row: Row, report: Report, moved: tuple[int, ...], value: float | None) -> dict[str, Any]:

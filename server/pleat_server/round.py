@@ -17,7 +17,7 @@ from typing import Any
 
 from pleat.codec.coding import build, uses_base
 from pleat.codec.transform import Context
-from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.choosers import Draw, Rung
 from pleat.elastic.importance import importance
 from pleat.elastic.portion import less
 from pleat.elastic.selection import WHOLE, Selection, compose, embed, extract
@@ -25,7 +25,7 @@ from pleat.exchange.order import SQUARES, Kind, NetSpec, Order, OrderId, Part, P
 from pleat.modelmap import ModelMap
 from pleat.params import Params, dense
 from pleat.recipes.recipe import Recipe
-from pleat_server.plan.catalogue import Row
+from pleat_server.plan.catalogue import Row, chosen
 from pleat_server.state import Holding, State, publish, version
 
 
@@ -45,9 +45,9 @@ class Setup:
         return tuple(t.name for t in self.model.tensors if any(fnmatchcase(t.name, p) for p in patterns))
 
     @property
-    def sizes(self) -> dict[float, Selection]:
-        """Offered width -> its selection, largest first: what the global model is scored at."""
-        return {row.width: row.selection for row in sorted(self.rows, key=lambda r: (-r.width, r.index))}
+    def sizes(self) -> dict[Rung, Selection]:
+        """Offered size -> its selection, largest first: what the global model is scored at."""
+        return {row.rung: row.selection for row in self.rows}
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,13 @@ def selection_of(setup: Setup, state: State, row: Row, device: str, number: int)
         return compose(model, row.selection, holding.own)
     if not rule.redraw:
         return row.selection
-    rate, scores = rate_at(row.width, rule.cubic, number), importance(rule.score, state.params, state.extras)
-    return choose(rule.chooser, model, rate, Draw(state.seed, number, device, scores, state.extras))
+    rung, scores = rung_at(row.rung, rule.cubic, number), importance(rule.score, state.params, state.extras)
+    return chosen(rule, model, rung, Draw(state.seed, number, device, scores, state.extras))
+
+
+def rung_at(rung: Rung, rounds: int, number: int) -> Rung:
+    """The rung with each of its rates as it is in round `number`."""
+    return Rung(*(rate_at(rate, rounds, number) for rate in rung))
 
 
 def rate_at(rate: float, rounds: int, number: int) -> float:
@@ -142,16 +147,16 @@ def rate_at(rate: float, rounds: int, number: int) -> float:
     return rate + (1 - rate) * (1 - min(1.0, (number - 1) / rounds)) ** 3 if rounds else rate
 
 
-def sizes_of(setup: Setup, state: State) -> dict[float, Selection]:
-    """Width -> the selection that the model is scored at, largest first. A size that is drawn anew each round is the
+def sizes_of(setup: Setup, state: State) -> dict[Rung, Selection]:
+    """Size -> the selection that the model is scored at, largest first. A size that is drawn anew each round is the
     one that the model of today would give; no such draw is the model, so that the whole one is always scored too."""
     if not setup.recipe.rule.redraw:
         return setup.sizes
     rule = setup.recipe.rule
     scores = importance(rule.score, state.evaluated, state.extras)
     draw = Draw(state.seed, state.round, "", scores, state.extras)
-    rates = {width: rate_at(width, rule.cubic, max(1, state.round)) for width in setup.sizes}
-    return {1.0: WHOLE, **{width: choose(rule.chooser, setup.model, rate, draw) for width, rate in rates.items()}}
+    today = {rung: rung_at(rung, rule.cubic, max(1, state.round)) for rung in setup.sizes}
+    return {Rung(): WHOLE, **{rung: chosen(rule, setup.model, now, draw) for rung, now in today.items()}}
 
 
 def _work(recipe: Recipe, seed: int) -> Work:

@@ -23,11 +23,11 @@ def scores_of(setup: Setup, state: State, folded: Folded, evaluate: Evaluator | 
         return _by_devices(folded)
     sizes: dict[str, float] = {}
     out: dict[str, Any] = {"accuracy_by_size": sizes}
-    for width, selection in sizes_of(setup, state).items():
+    for rung, selection in sizes_of(setup, state).items():
         correct, scored, loss = evaluate(state.evaluated, selection)
         if not sizes:  # the largest comes first
             out |= {"accuracy": correct / scored, "loss": loss / scored}
-        sizes[f"{width:g}"] = correct / scored
+        sizes[rung.label] = correct / scored
     return out
 
 

@@ -45,6 +45,6 @@ def _of_device(name: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
         "name": name,
         "peak_bytes": max(peaks, default=None),
         "train_s": sum(d["seconds"]["train"] for d in own if "seconds" in d),
-        "submodel": own[-1]["width"],
+        "submodel": own[-1]["size"],
         "rounds": sum(1 for d in own if d["outcome"] == "done"),
     }

@@ -33,7 +33,7 @@ def test_each_budget_affords_just_its_own_width(model: str) -> None:
     rows = offered(config(model))
     for width, budget in zip(WIDTHS, afford(rows, WIDTHS), strict=True):
         assert budget.upload_bytes is not None
-        assert max(r.width for r in rows if r.up_bytes <= budget.upload_bytes) == width
+        assert max(r.rung.width for r in rows if r.up_bytes <= budget.upload_bytes) == width
 
 
 def test_a_budget_for_a_width_that_is_not_on_offer_is_refused() -> None:
@@ -51,7 +51,7 @@ def test_the_demo_trains_four_classes_of_device_and_leaves_its_findings(tmp_path
     found = json.loads((tmp_path / "out.json").read_bytes())
     assert found.keys() >= SUMMARY
     assert found["rounds"] == 4
-    assert sorted((d["submodel"] for d in found["devices"]), reverse=True) == list(WIDTHS)
+    assert sorted((float(d["submodel"]) for d in found["devices"]), reverse=True) == list(WIDTHS)
     assert set(found["accuracy_by_size"]) == {"1", "0.5", "0.25", "0.125"}
     assert found["accuracy_by_size"]["1"] == found["accuracy"] > 0.2
     assert all(d["peak_bytes"] > 100 << 20 for d in found["devices"])

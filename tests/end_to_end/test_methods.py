@@ -22,8 +22,8 @@ from pleat.nets.build import build, initial, spec
 from pleat.nets.shrink import load, shrink
 from pleat.nets.trace import model_map
 from pleat.params import Params, dense
-from pleat.recipes import recipe as recipes
-from pleat.recipes.recipe import names
+from pleat.recipes import load as recipes
+from pleat.recipes.load import names
 from pleat_server import app
 from pleat_server.config import RunConfig
 from pleat_server.keep.journal import Journal
@@ -55,7 +55,7 @@ NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "sub-fedavg": ({"rule": {"settings": {"prune": 0.0}}}, 0.0),
     "lotteryfl": ({"rule": {"settings": {"target": 1.0}}}, 0.0),
     "federated-dropout": ({"holds": {"widths": [1.0]}}, 0.0),
-    "elf": ({"holds": {"widths": [1.0]}}, 0.0),
+    "elf": ({"holds": {"depths": [1.0]}}, 0.0),
     "fedmp-prune": ({"holds": {"widths": [1.0]}}, 0.0),
     "prunefl": ({"holds": {"widths": [1.0]}}, 0.0),
     "local": ({"personal": {"tensors": []}}, 0.0),
@@ -80,7 +80,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "fjord": {"holds": {"widths": [1.0, 0.5]}},
     "heterofl": {"holds": {"widths": [0.5]}},
     "fedrolex": {"holds": {"widths": [0.5]}},
-    "elf": {"holds": {"widths": [0.34]}},
+    "elf": {"holds": {"depths": [0.34]}},
     "fedmp-prune": {"holds": {"widths": [0.5]}},
     "fiarse": {"holds": {"widths": [0.25]}},
     "prunefl": {"rule": {"reconfigure": 2}},
@@ -296,7 +296,7 @@ def only_units(model: ModelMap, params: Params, selection: Selection) -> Params:
 
 
 def test_elf_drops_depth_from_a_residual_net_and_fills_with_zeros(tmp_path: Path) -> None:
-    ran = simulate(tmp_path / "run", "elf", 1, model="resnet6", holds={"widths": [0.67]})
+    ran = simulate(tmp_path / "run", "elf", 1, model="resnet6", holds={"depths": [0.67]})
     assert not ran.params["blocks.5.branch.conv1.weight"].any()
     assert ran.params["blocks.3.branch.conv1.weight"].any()
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pleat.elastic.choosers import Rung
 from pleat.elastic.selection import WHOLE
 from pleat.exchange.report import Budgets, Profile
 from pleat.recipes.recipe import Recipe, Training
@@ -23,7 +24,7 @@ def row(index: int, density: float, *, keep: float = 1.0, bits: int = 32, up: in
     """A row of which everything is in proportion to its density; 100 MMACs and 100 MiB at density 1."""
     return Row(
         index=index,
-        width=density,
+        rung=Rung(density),
         density=density,
         keep=keep,
         bits=bits,

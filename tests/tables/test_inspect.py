@@ -73,7 +73,7 @@ def test_json_holds_groups_units_sizes_and_the_ladder(capsys: pytest.CaptureFixt
         "input": "the net's input", "head": "the net's output",
     }  # fmt: skip
     ladder = facts["ladder"]
-    assert [rung["width"] for rung in ladder] == [1.0, 0.5, 0.25, 0.125]
+    assert [rung["size"] for rung in ladder] == ["1", "0.5", "0.25", "0.125"]
     assert (ladder[0]["parameters"], ladder[0]["macs"]) == (facts["parameters"], facts["macs"])
     assert all(a["activation_bytes"] > b["activation_bytes"] > 0 for a, b in pairwise(ladder))
     assert ladder[-1]["kept"]["blocks.0.branch.conv1"] == 4
@@ -88,7 +88,7 @@ def test_tables_name_what_the_json_holds(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_another_recipe_offers_another_ladder(capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(told(capsys, "mlp", "--input-shape", "1,8,8", "--recipe", "fedavg", "--json"))
-    assert [rung["width"] for rung in facts["ladder"]] == [1.0]
+    assert [rung["size"] for rung in facts["ladder"]] == ["1"]
 
 
 def test_a_layer_that_stays_whole_is_named_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:

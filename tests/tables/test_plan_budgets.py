@@ -52,7 +52,7 @@ def test_the_boards_memory_is_a_limit_too() -> None:
 MISSES = [
     (
         Budgets(upload_bytes=400_000),
-        ["nearest is width 0.125", "488 KiB of upload", "budget 391 KiB", "raise --upload"],
+        ["nearest is size 0.125", "488 KiB of upload", "budget 391 KiB", "raise --upload"],
     ),
     (Budgets(download_bytes=100), ["488 KiB of download", "budget 100 bytes", "raise --download"]),
     (Budgets(memory_bytes=210 * MIB), ["214 MiB of memory", "limit 210 MiB", "raise --memory"]),

@@ -29,7 +29,7 @@ def _rows(name: str = "cross_entropy", nested: bool = False, **settings: float) 
 def test_rows_fall_in_width_and_count_parameters_macs_and_share() -> None:
     rows = _rows()
     assert [r.index for r in rows] == [0, 1, 2]
-    assert [r.width for r in rows] == [1.0, 0.5, 0.25]
+    assert [r.rung.width for r in rows] == [1.0, 0.5, 0.25]
     assert [r.params for r in rows] == [146, 58, 26]
     assert [r.own_macs for r in rows] == [3 * 128, 3 * 48, 3 * 20]
     assert [r.density for r in rows] == pytest.approx([1.0, 58 / 146, 26 / 146])
@@ -74,7 +74,7 @@ def test_codings_are_crossed_with_sizes_largest_first() -> None:
         returns=Returns(up="topk:{keep}/lloyd:{bits}", keeps=(0.05, 0.2), bits=(4,)),
     )
     rows = catalogue(MODEL, recipe, seed=0)
-    assert [(r.width, r.keep, r.up) for r in rows] == [
+    assert [(r.rung.width, r.keep, r.up) for r in rows] == [
         (1.0, 0.2, "topk:0.2/lloyd:4"),
         (1.0, 0.05, "topk:0.05/lloyd:4"),
         (0.5, 0.2, "topk:0.2/lloyd:4"),

@@ -14,7 +14,8 @@ from pleat.errors import UseError
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
 from pleat.nets.zoo import NAMES
-from pleat.recipes.recipe import Recipe, load, names
+from pleat.recipes.load import load, names
+from pleat.recipes.recipe import Recipe
 from pleat_client.objectives import OBJECTIVES
 from pleat_server.plan.catalogue import Row, catalogue
 from pleat_server.plan.policies import POLICIES
@@ -84,6 +85,11 @@ WRONG = [
     ("[training]\nepochs = 0", "training.epochs must be at least 1"),
     ("[holds]\nwidths = [0.5, 1.0]", "holds.widths must be rates in (0, 1], falling"),
     ("[holds]\nwidths = []", "holds.widths must be"),
+    (
+        "[holds]\ndepths = [1.0, 0.5]\ndensities = [1.0, 0.5, 0.2]",
+        "line 2: holds.depths must be one rate, or 3, as many",
+    ),
+    ("[holds]\ndensities = [0.5, 0.5]", "holds.widths must be such that no two sizes are the same"),
     ("[fold]\nexponent = 2.0", "fold.exponent must be in [0, 1]"),
     ("[training]\nmomentum = 1.0", "training.momentum must be in [0, 1)"),
     ("extends = 'elastik'", "unknown recipe 'elastik'; did you mean 'elastic'"),

@@ -19,7 +19,7 @@ from pleat_server.keep.journal import Journal
 
 def device(name: str, width: float, **more: Any) -> dict[str, Any]:
     seconds = {"wait": 0.1, "down": 0.2, "build": 0.0, "train": 1.5, "encode": 0.1, "up": 0.1}
-    return {"name": name, "row": 0, "width": width, "density": width**2, "keep": 0.05, "bits": 4,
+    return {"name": name, "row": 0, "size": f"{width:g}", "density": width**2, "keep": 0.05, "bits": 4,
             "seconds": seconds, "peak_bytes": 300 << 20, "loss": 0.25, "samples": 100,
             "up": 2048, "down": 4096, "outcome": "done", **more}  # fmt: skip
 
@@ -69,9 +69,12 @@ def test_an_unknown_event_changes_nothing() -> None:
     assert live.absorb(view, {"event": "from a later version"}) is view
 
 
-@pytest.mark.parametrize(("width", "text"), [(1.0, "1"), (0.5, "1/2"), (0.125, "1/8"), (0.75, "3/4"), (0.3, "0.3")])
-def test_widths_read_as_fractions_where_they_are_plain(width: float, text: str) -> None:
-    assert live.fraction(width) == text
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [("1", "1"), ("0.5", "1/2"), ("0.125", "1/8"), ("0.75", "3/4"), ("0.3", "0.3"), ("depth 0.5", "depth 1/2")],
+)
+def test_sizes_read_as_fractions_where_they_are_plain(label: str, text: str) -> None:
+    assert live.size(label) == text
 
 
 def test_a_round_is_one_line_of_a_log() -> None:
@@ -103,7 +106,7 @@ def test_the_summary_compares_bytes_with_dense_fedavg() -> None:
     summary = {"rounds": 30, "wall_s": 20.0, "accuracy": 0.97, "fedavg_accuracy": 0.975,
                "accuracy_by_size": {"1": 0.97, "0.5": 0.96},
                "bytes_up": 1024, "bytes_down": 1024, "dense_bytes_up": 40960, "dense_bytes_down": 40960,
-               "devices": [{"name": "pi", "submodel": 0.5, "train_s": 3.0, "peak_bytes": None}]}  # fmt: skip
+               "devices": [{"name": "pi", "submodel": "0.5", "train_s": 3.0, "peak_bytes": None}]}  # fmt: skip
     text = "\n".join(live.summary_lines(summary))
     assert "97.00%  (FedAvg, all at full size: 97.50%)" in text
     assert "40.0 x as many" in text
@@ -124,7 +127,7 @@ def test_the_series_of_a_plot_sum_bytes_and_seconds_over_rounds(tmp_path: Path) 
     assert series["bytes"] == [6144, 12288]
     assert series["seconds"] == [2.0, 4.0]
     assert list(series["by_size"]) == ["1", "0.5"]
-    assert series["submodels"] == {"pi": [0.5, 0.25], "tower": [1.0, None]}
+    assert series["submodels"] == {"pi": ["0.5", "0.25"], "tower": ["1", None]}
 
 
 def test_the_picture_is_a_png_with_something_on_it(tmp_path: Path) -> None:
@@ -159,7 +162,7 @@ FACTS: dict[str, Any] = {
     },
     "cost": {"theta": [0.002, 1.25], "sigma": 0.1, "changes": 2},
     "link": {"up": {"typical": 2**20}, "down": {"typical": None}},
-    "submodels": [1.0, 0.5, 0.5],
+    "submodels": ["1", "0.5", "0.5"],
     "base_bytes": 200 << 20,
     "here": True,
     "heartbeat": {"celsius": 61.4, "state": "idle"},
@@ -209,7 +212,7 @@ def test_an_unknown_device_is_refused_with_the_nearest_name(tmp_path: Path) -> N
     history.upsert(FACTS)
     history.close()
     assert [r["name"] for r in budget_table.read(tmp_path)] == ["kitchen-pi"]
-    assert budget_table.read(tmp_path, "kitchen-pi")[0]["submodels"] == [1.0, 0.5, 0.5]
+    assert budget_table.read(tmp_path, "kitchen-pi")[0]["submodels"] == ["1", "0.5", "0.5"]
     with pytest.raises(UseError, match="did you mean 'kitchen-pi'"):
         budget_table.read(tmp_path, "kitchn-pi")
     with pytest.raises(UseError, match="has seen no device yet"):
@@ -218,9 +221,9 @@ def test_an_unknown_device_is_refused_with_the_nearest_name(tmp_path: Path) -> N
 
 def test_who_brought_nothing_is_told_from_who_did() -> None:
     devices = [
-        {"name": "a", "width": 1.0, "outcome": "done"},
-        {"name": "b", "width": 0.5, "outcome": "failed", "reason": "loss became nan"},
-        {"name": "c", "width": 0.5, "outcome": "silent"},
+        {"name": "a", "size": "1", "outcome": "done"},
+        {"name": "b", "size": "0.5", "outcome": "failed", "reason": "loss became nan"},
+        {"name": "c", "size": "0.5", "outcome": "silent"},
     ]
     event = {"event": "round", "round": 3, "seconds": 1.0, "bytes_up": 0, "bytes_down": 0, "devices": devices}
     assert live.line(event).endswith("(a 1, b 1/2 failed: loss became nan, c 1/2 silent)")
@@ -235,7 +238,7 @@ def test_a_round_in_which_nothing_was_accepted_says_so_in_its_line_and_on_the_sc
 
 
 def test_the_summary_tells_who_brought_nothing() -> None:
-    device = {"name": "a", "submodel": 0.5, "train_s": 2.0, "peak_bytes": None}
+    device = {"name": "a", "submodel": "0.5", "train_s": 2.0, "peak_bytes": None}
     whole = {"rounds": 1, "wall_s": 1.0, "bytes_up": 0, "bytes_down": 0, "dense_bytes_up": 0, "dense_bytes_down": 0}
     idle, busy = ({**whole, "devices": [{**device, "rounds": rounds}]} for rounds in (0, 3))
     assert live.summary_lines(idle)[-1].endswith("trained 2.0 s, and brought nothing")

@@ -25,7 +25,7 @@ import numpy as np
 from pleat.errors import LocalError
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
-from pleat.recipes import recipe as recipes
+from pleat.recipes import load as recipes
 from pleat_client.probe import memory
 from pleat_server import app
 from pleat_server.bench import bare_torch, flower_device

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pleat.elastic.choosers import Rung
 from pleat.elastic.selection import WHOLE
 from pleat.exchange.report import Budgets, Profile, Seconds
 from pleat.recipes.recipe import Recipe, Training
@@ -46,7 +47,7 @@ def _row(index: int, rate: float) -> Row:
     params, macs = round(PARAMS * share), MMACS * 1e6 * share
     return Row(
         index=index,
-        width=share,
+        rung=Rung(share),
         density=share,
         keep=1.0,
         bits=32,

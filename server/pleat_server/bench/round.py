@@ -23,7 +23,7 @@ from pleat.errors import LocalError
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
 from pleat.params import count
-from pleat.recipes import recipe as recipes
+from pleat.recipes import load as recipes
 from pleat_server import app
 from pleat_server.bench import flower_device
 from pleat_server.desk import OrderBook

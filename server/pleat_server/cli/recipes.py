@@ -9,7 +9,7 @@ import typer
 from pleat_server.cli import options
 
 if TYPE_CHECKING:
-    from pleat.recipes.recipe import Recipe, Rule
+    from pleat.recipes.recipe import Holds, Recipe, Rule
 
 WIDE = 200  # columns of a table that goes to a file or a pipe
 
@@ -22,7 +22,7 @@ def run(
     """List the recipes with their six choices, or show one with all its numbers."""
     import msgspec
 
-    from pleat.recipes.recipe import load, names
+    from pleat.recipes.load import load, names
 
     if model:
         from pleat.nets.factory import resolve  # torch: the list does without it
@@ -49,14 +49,17 @@ def run(
 def described(recipe: Recipe) -> dict[str, Any]:
     """A recipe's row: method, paper, the six choices in a few words each, what it saves and what it costs."""
     rule, fold, returns, objective = recipe.rule, recipe.fold, recipe.returns, recipe.objective
-    rates = "1" if recipe.holds.widths == (1.0,) else " ".join(f"{w:g}" for w in recipe.holds.widths)
+    ladders = {"": recipe.holds.widths, "depth ": recipe.holds.depths, "density ": recipe.holds.densities}
+    rates = (" x " if recipe.holds.crossed else ", ").join(
+        axis + " ".join(f"{r:g}" for r in rates) for axis, rates in ladders.items() if rates != (1.0,)
+    )
     fill = "zero" if fold.fill == "zero" else {1.0: "coverage", 0.0: "residual"}.get(fold.exponent)
     return {
         "name": recipe.name,
         "summary": recipe.summary,
         "paper": recipe.paper,
-        "holds": rates,
-        "rule": ", ".join(_rule(rule)),
+        "holds": rates or "1",
+        "rule": ", ".join(_rule(rule, recipe.holds)),
         "objective": ", ".join(
             [
                 objective.name,
@@ -74,14 +77,17 @@ def described(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _rule(rule: Rule) -> list[str]:
+def _rule(rule: Rule, holds: Holds) -> list[str]:
     """The chooser, when it chooses, by what, and what a device does to it."""
     often = "anew each round" if rule.redraw else ""
     often = f"fitted every {rule.reconfigure} rounds" if rule.reconfigure else often
     score = "" if rule.score == "size" else f"by {rule.score}"
     falls = f"falling over {rule.cubic} rounds" if rule.cubic else ""
     change = f"{rule.adjust} on the device" if rule.adjust else ""
-    return [words for words in (rule.chooser, often, score, falls, change) if words]
+    depth = rule.depth if holds.depths != (1.0,) else ""
+    mask = rule.mask if holds.densities != (1.0,) else ""
+    width = "" if rule.chooser == "whole" and (depth or mask) else rule.chooser
+    return [words for words in (width, depth, mask, often, score, falls, change) if words]
 
 
 HEADINGS = ("method", "paper", "holds", "rule", "trains", "returns", "folds", "personal", "saves", "costs")

@@ -109,7 +109,7 @@ def nearest_miss(n: Needs, place: int, rows: Sequence[Row], name: str) -> str:
     row = int(np.argmin(np.where(unknown_only, 1.0, worst)))
     told = [_miss(key, n, place, row) for key, ratio in over.items() if not ratio[row] <= 1.0]
     r = rows[row]
-    which = f"width {r.width:g}" + (f" keep {r.keep:g}" if r.keep != 1 else "")
+    which = f"size {r.rung.label}" + (f" keep {r.keep:g}" if r.keep != 1 else "")
     return f"idle: nothing fits {name}; nearest is {which}, which needs {' and '.join(told)}"
 
 

@@ -14,13 +14,13 @@ from fnmatch import fnmatchcase
 from pleat.codec.coding import predicted_bytes
 from pleat.codec.masks import write_mask
 from pleat.elastic import size
-from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.choosers import Draw, Rung, composed
 from pleat.elastic.portion import less, outside
 from pleat.elastic.selection import WHOLE, Selection, within
 from pleat.errors import UseError
 from pleat.modelmap import ModelMap
 from pleat.params import Params
-from pleat.recipes.recipe import Recipe
+from pleat.recipes.recipe import Recipe, Rule
 
 BACKWARD = 3.0  # forward + backward cost about three times the forward pass
 ENVELOPE = 64  # bytes of an order or report around its frames: ids, selection, work, seconds
@@ -28,10 +28,10 @@ ENVELOPE = 64  # bytes of an order or report around its frames: ids, selection, 
 
 @dataclass(frozen=True)
 class Row:
-    """One submodel on offer. `width`: the ladder's rate; `density`: share of the model's entries held (1 = all)."""
+    """One submodel on offer. `rung`: the ladder's rates; `density`: share of the model's entries held (1 = all)."""
 
     index: int
-    width: float
+    rung: Rung
     density: float
     keep: float
     bits: int
@@ -52,7 +52,7 @@ class Row:
 class _Size:
     """One rung of the ladder, before it is crossed with the codings."""
 
-    width: float
+    rung: Rung
     selection: Selection
     params: int
     own_macs: float
@@ -91,7 +91,9 @@ def catalogue(model: ModelMap, recipe: Recipe, seed: int, params: Params | None 
     Raises UseError if a coding or chooser is unknown, a rate empties a group, or several keeps or bits are offered
     but `returns.up` has no place for them.
     """
-    sizes = [_size(model, recipe, width, Draw(seed, 0, "", params)) for width in recipe.holds.widths]
+    sizes = [_size(model, recipe, rung, Draw(seed, 0, "", params)) for rung in recipe.holds.rungs]
+    if recipe.holds.crossed:
+        sizes.sort(key=lambda s: (-s.own_macs, -s.params))
     whole = sum(_entries(t.shape) for t in model.tensors)
     rows: list[Row] = []
     for place, own in enumerate(sizes):
@@ -101,10 +103,15 @@ def catalogue(model: ModelMap, recipe: Recipe, seed: int, params: Params | None 
     return tuple(rows)
 
 
-def _size(model: ModelMap, recipe: Recipe, width: float, draw: Draw) -> _Size:
-    selection = choose(recipe.rule.chooser, model, width, draw)
+def chosen(rule: Rule, model: ModelMap, rung: Rung, draw: Draw) -> Selection:
+    """The rule's selection of a rung."""
+    return composed(rule.chooser, rule.depth, rule.mask, model, rung, draw)
+
+
+def _size(model: ModelMap, recipe: Recipe, rung: Rung, draw: Draw) -> _Size:
+    selection = chosen(recipe.rule, model, rung, draw)
     return _Size(
-        width,
+        rung,
         selection,
         size.count(model, selection),
         BACKWARD * size.macs(model, selection),
@@ -119,7 +126,8 @@ def _smaller(model: ModelMap, recipe: Recipe, own: _Size, below: Sequence[_Size]
         if not within(model, other.selection, own.selection):
             raise UseError(
                 f"recipe {recipe.name}: objective.nested needs sizes that lie within each other, but chooser "
-                f'{recipe.rule.chooser!r} draws width {other.width:g} outside {own.width:g}; use "prefix" or "inner"'
+                f'{recipe.rule.chooser!r} draws size {other.rung.label} outside {own.rung.label}; use "prefix" or '
+                '"inner"'
             )
     return list(below)
 
@@ -150,13 +158,13 @@ def _row(
     cost = PASSES.get(recipe.objective.name, _own)
     passes, macs = cost(own.own_macs, [s.own_macs for s in smaller], recipe.objective.settings)
     back, sent = _exchanged(model, recipe, own.selection)
-    chosen = sum(_entries(t.shape) for t in model.tensors) // 8 if recipe.returns.part == "chosen" else 0
-    up_bytes = ENVELOPE + predicted_bytes(up, model, back) + chosen  # a bit an entry at most
+    bits_chosen = sum(_entries(t.shape) for t in model.tensors) // 8 if recipe.returns.part == "chosen" else 0
+    up_bytes = ENVELOPE + predicted_bytes(up, model, back) + bits_chosen  # a bit an entry at most
     masks = sum(len(write_mask(m)) for m in own.selection.masks.values())  # new ones; else 32 bytes
     down_bytes = ENVELOPE + predicted_bytes(recipe.returns.down, model, sent) + masks
     return Row(
         index=index,
-        width=own.width,
+        rung=own.rung,
         density=own.params / whole,
         keep=keep,
         bits=bits,

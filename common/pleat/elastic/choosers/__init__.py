@@ -13,12 +13,13 @@ from pleat.elastic.choosers.depth import depth
 from pleat.elastic.choosers.draw import Chooser, Draw
 from pleat.elastic.choosers.inner import hybrid, inner
 from pleat.elastic.choosers.magnitude import magnitude, magnitude_erk, magnitude_global, stored
+from pleat.elastic.choosers.rung import Rung
 from pleat.elastic.choosers.width import prefix, random, rolling, whole
-from pleat.elastic.selection import Selection
+from pleat.elastic.selection import Selection, compose
 from pleat.errors import UseError
 from pleat.modelmap import ModelMap
 
-__all__ = ["CHOOSERS", "Chooser", "Draw", "choose"]
+__all__ = ["CHOOSERS", "Chooser", "Draw", "Rung", "choose", "composed"]
 
 CHOOSERS: dict[str, Chooser] = {
     "whole": whole,
@@ -45,3 +46,12 @@ def choose(name: str, model: ModelMap, rate: float, draw: Draw) -> Selection:
     if not 0 < rate <= 1:
         raise UseError(f"chooser {name!r}: the rate must lie in (0, 1], got {rate!r}; 0 would leave no channel")
     return CHOOSERS[name](model, rate, draw)
+
+
+def composed(width: str, depth: str, mask: str, model: ModelMap, rung: Rung, draw: Draw) -> Selection:
+    """What the three choosers all hold, each at the rung's rate; those of depth and masks only where it is below 1."""
+    selection = choose(width, model, rung.width, draw)
+    for name, rate in ((depth, rung.depth), (mask, rung.density)):
+        if rate != 1:
+            selection = compose(model, selection, choose(name, model, rate, draw))
+    return selection

@@ -1,0 +1,91 @@
+"""Checks: what may stand in a recipe, value by value and one beside the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pleat.elastic.importance import OF_GRADIENTS
+from pleat.errors import UseError
+from pleat.recipes.recipe import Recipe
+
+
+def check(recipe: Recipe, where: Callable[[str], str]) -> None:
+    """Raises UseError for the first value out of its range, or that takes away another's meaning; `where` tells where a
+    key stands."""
+
+    def need(good: bool, key: str, expected: str, got: object) -> None:
+        if not good:
+            raise UseError(f"recipe {where(key)}: {key} must be {expected}, got {got!r}")
+
+    holds, t, s = recipe.holds, recipe.training, recipe.server
+    for key in ("widths", "depths", "densities"):
+        rates = getattr(holds, key)
+        falling = bool(rates) and list(rates) == sorted(rates, reverse=True)
+        need(falling and all(0 < r <= 1 for r in rates), f"holds.{key}", "rates in (0, 1], falling", rates)
+        levels = max(len(holds.widths), len(holds.depths), len(holds.densities))
+        need(
+            holds.crossed or len(rates) in (1, levels),
+            f"holds.{key}",
+            f"one rate, or {levels}, as many as the other rates; or write crossed = true",
+            rates,
+        )
+    need(len(set(holds.rungs)) == len(holds.rungs), "holds.widths", "such that no two sizes are the same", holds.widths)
+    need(all(0 < k <= 1 for k in recipe.returns.keeps), "returns.keeps", "shares in (0, 1]", recipe.returns.keeps)
+    need(0 <= recipe.fold.exponent <= 1, "fold.exponent", "in [0, 1]", recipe.fold.exponent)
+    need(recipe.rule.since >= 1, "rule.since", "a round from 1", recipe.rule.since)
+    need(recipe.rule.squares >= 0, "rule.squares", "0 (never) or a number of rounds", recipe.rule.squares)
+    need(recipe.rule.reconfigure >= 0, "rule.reconfigure", "0 (never) or a number of rounds", recipe.rule.reconfigure)
+    need(0 <= recipe.rule.free <= 1, "rule.free", "in [0, 1]", recipe.rule.free)
+    need(recipe.rule.half > 0, "rule.half", "above 0 rounds", recipe.rule.half)
+    need(recipe.rule.cubic >= 0, "rule.cubic", "0 (off) or a number of rounds", recipe.rule.cubic)
+    need(t.epochs >= 1, "training.epochs", "at least 1", t.epochs)
+    need(t.batch >= 1, "training.batch", "at least 1", t.batch)
+    need(t.rate > 0, "training.rate", "above 0", t.rate)
+    need(0 <= t.momentum < 1, "training.momentum", "in [0, 1)", t.momentum)
+    need(t.clip >= 0, "training.clip", "0 (off) or more", t.clip)
+    need(0 <= s.momentum < 1, "server.momentum", "in [0, 1)", s.momentum)
+    need(0 <= s.average < 1, "server.average", "in [0, 1)", s.average)
+    need(0 < s.quorum <= 1, "server.quorum", "in (0, 1]", s.quorum)
+    need(0 < s.cohort <= 1, "server.cohort", "in (0, 1]", s.cohort)
+    need(s.deadline_s >= 0, "server.deadline_s", "0 (from the plan) or more seconds", s.deadline_s)
+    _consistent(recipe, where)
+
+
+def _consistent(recipe: Recipe, where: Callable[[str], str]) -> None:
+    """Refuse keys of which one takes away the other's meaning."""
+
+    def clash(both: bool, key: str, why: str) -> None:
+        if both:
+            raise UseError(f"recipe {where(key)}: {key} contradicts {why}")
+
+    rule, fold, holds = recipe.rule, recipe.fold, recipe.holds
+    clash(
+        fold.fill == "zero" and fold.exponent != 1,
+        "fold.exponent",
+        f'fold.fill = "zero", which has no exponent; remove it, or write fill = "update" (exponent {fold.exponent:g})',
+    )
+    clash(
+        rule.cubic > 0 and not rule.redraw,
+        "rule.cubic",
+        "rule.redraw = false, under which no rate changes; write redraw = true, or remove cubic",
+    )
+    clash(
+        rule.reconfigure > 0 and rule.chooser != "stored",
+        "rule.reconfigure",
+        f'rule.chooser = "{rule.chooser}", which does not hold the mask that it makes; write chooser = "stored"',
+    )
+    clash(
+        rule.score in OF_GRADIENTS and not rule.squares,
+        "rule.score",
+        "rule.squares = 0, under which no gradient ever comes; write squares = 1, or a score of weights alone",
+    )
+    clash(
+        rule.own and rule.redraw,
+        "rule.own",
+        "rule.redraw = true: the masks are either the device's own or drawn anew; remove one of them",
+    )
+    clash(
+        rule.chooser == "whole" and holds.widths != (1.0,),
+        "holds.widths",
+        'rule.chooser = "whole", which knows one size; write widths = [1.0], or another chooser such as "prefix"',
+    )
