@@ -74,6 +74,8 @@ class Fleet:
 
     def unmeasured(self, setup: Setup, state: State, here: list[str], now: float) -> list[Order]:
         """MEASURE orders for connected devices that were never timed and have not been asked."""
+        if not setup.recipe.plan.timed:
+            return []
         new = [d for d in here if d in state.table and state.table[d].cost is None and d not in self._asked]
         fresh = [d for d in new if not stranger(setup, d, state.table[d].profile)]
         orders = [self._measure_order(setup, state, device) for device in fresh]

@@ -63,11 +63,13 @@ class Loop:
     deadlines: bool = True  # False where devices run one after another, and a deadline would measure this machine
     _before_orders: Background = field(default_factory=lambda: Background(2))  # checkpoint and plan: both durable first
     _some_time: Background = field(default_factory=Background)
+    _total: int = 0  # rounds that are to be closed
     _said: dict[str, float] = field(default_factory=dict)
     _idle: dict[str, str] = field(default_factory=dict)
 
     def run(self, total: int) -> State:
         """Close rounds until `total` are closed. Raises Fatal after FAILED_IN_A_ROW without an accepted report."""
+        self._total = total
         self.state = self.fleet.roll_call(self.state, self.carrier.devices().values())
         try:
             self._run(total)
@@ -109,12 +111,11 @@ class Loop:
         ids = self.keep.spool.ids(self.state.run, decisions.round)
         folded = folding.close(published, ids)
         closed = advance(self.setup, replace(published, table=self.state.table), folded)
-        scores = scores_of(self.setup, closed, folded, self.evaluate)
+        scores = scores_of(self.setup, closed, folded, self.evaluate, self._total)
         closed = self.fleet.learn(self.setup, closed, decisions, folded, scores.get("loss"), wall_s)
         silent = [o for o in asked if o.id not in set(ids)]
-        line = journal_line(
-            self.setup, decisions, folded, scores, moved(self._bytes(), before, earlier), rejected, silent
-        )
+        went = moved(self._bytes(), before, earlier)
+        line = journal_line(self.setup, decisions, folded, scores, went, rejected, silent)
         self._close(closed, {**line, "seconds": self.clock() - started})
 
     def _moved_earlier(self, asked: list[Order]) -> Traffics:
@@ -207,8 +208,7 @@ class Loop:
     def _deadline(self, decisions: Decisions) -> float:
         if not self.deadlines:
             return math.inf
-        fixed = self.setup.recipe.server.deadline_s
-        slowest = max(decisions.predicted_s.values(), default=0.0)
+        slowest, fixed = max(decisions.predicted_s.values(), default=0.0), self.setup.recipe.server.deadline_s
         return min(self.span_s[1], fixed or max(self.span_s[0], DEADLINE_FACTOR * slowest))
 
     def _collect(self, decisions: Decisions, asked: list[Order], folding: Folding) -> list[dict[str, str]]:

@@ -17,8 +17,11 @@ class Evaluator(Protocol):
     def __call__(self, params: Params, selection: Selection) -> tuple[int, int, float]: ...
 
 
-def scores_of(setup: Setup, state: State, folded: Folded, evaluate: Evaluator | None) -> dict[str, Any]:
-    """Accuracy and loss of the evaluated copy, at its largest and every offered size, or by the devices' hold-outs."""
+def scores_of(setup: Setup, state: State, folded: Folded, evaluate: Evaluator | None, last: int = 0) -> dict[str, Any]:
+    """Accuracy and loss of the evaluated copy, at its largest and every offered size, or by the devices' hold-outs;
+    nothing in rounds before the `last` in which the recipe does not ask for it."""
+    if state.round % setup.recipe.server.scored and state.round < last:
+        return {}
     if evaluate is None or setup.personal:  # with personal tensors no model of the server's is anybody's
         return _by_devices(folded)
     sizes: dict[str, float] = {}

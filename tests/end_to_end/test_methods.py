@@ -336,3 +336,15 @@ def test_every_importance_ranks_entries_from_the_round_on_in_which_it_is_known(t
     assert np.array_equal(masks["gradient"], masks["square"])  # one order of the same squares
     distinct = {m.tobytes() for k, m in masks.items() if k != "gradient"}
     assert len(distinct) == 4
+
+
+def test_a_run_may_be_scored_every_few_rounds_and_always_at_its_end(tmp_path: Path) -> None:
+    ran = simulate(tmp_path / "run", "fedavg", 3, server={"scored": 2})
+    assert ["accuracy" in line for line in ran.lines] == [False, True, True]
+    assert ran.summary["accuracy"] == ran.lines[-1]["accuracy"]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_newcomers_are_timed_unless_the_recipe_does_without(tmp_path: Path, timed: bool) -> None:
+    ran = simulate(tmp_path / "run", "fedavg", 1, plan={"timed": timed})
+    assert [device.trained for device in ran.devices] == [1 + timed] * 3

@@ -47,6 +47,7 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
     need(0 <= s.average < 1, "server.average", "in [0, 1)", s.average)
     need(0 < s.quorum <= 1, "server.quorum", "in (0, 1]", s.quorum)
     need(0 < s.cohort <= 1, "server.cohort", "in (0, 1]", s.cohort)
+    need(s.scored >= 1, "server.scored", "a number of rounds from 1", s.scored)
     need(s.deadline_s >= 0, "server.deadline_s", "0 (from the plan) or more seconds", s.deadline_s)
     _consistent(recipe, where)
 

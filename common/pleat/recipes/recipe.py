@@ -134,15 +134,17 @@ class Server(Table, frozen=True):
     deadline_s: float = 0.0  # 0: from the policy's predicted times
     cohort: float = 1.0  # share of connected devices drawn each round
     least: int = 1  # devices to wait for before a round is planned
+    scored: int = 1  # rounds from one score of the model to the next; the last round is always scored
 
 
 class Plan(Table, frozen=True):
     """Who trains which row. `policy`: sweep, ducb, lookup or fixed; `settings`: its numbers. `limits`: rows that break
     a device's budgets are not offered to it; without (an upper reference) only the device's own check of memory stands.
-    """
+    `timed`: newcomers time a few steps of every size before the first round that they are planned in."""
 
     policy: str = "sweep"
     limits: bool = True
+    timed: bool = True
     settings: dict[str, float] = {}
 
 
