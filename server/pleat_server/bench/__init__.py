@@ -10,19 +10,25 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pleat.errors import LocalError, UseError
 
 NAMES = ("codec", "aggregate", "plan", "policy", "shrink", "round", "device_memory", "demo")
+LONG = ("methods",)  # hours, and with options of their own: not among "all"
 
 
-def measure(name: str) -> dict[str, Any]:
-    """The figures of one benchmark, with the machine they were taken on. Raises UseError for an unknown name."""
-    if name not in NAMES:
-        raise UseError(f"unknown benchmark {name!r}; there are {', '.join(NAMES)} and all")
-    figures: dict[str, Any] = importlib.import_module(f"pleat_server.bench.{name}").run()
+def measure(name: str, out: Path, options: Mapping[str, str]) -> dict[str, Any]:
+    """The figures of one benchmark, with the machine they were taken on. `out`: where pictures go. Raises UseError for
+    an unknown name or option."""
+    if name not in NAMES + LONG:
+        raise UseError(f"unknown benchmark {name!r}; there are {', '.join(NAMES + LONG)} and all")
+    run = importlib.import_module(f"pleat_server.bench.{name}").run
+    if options and name not in LONG:
+        raise UseError(f"bench {name} has no options, got {', '.join(options)}")
+    figures: dict[str, Any] = run(options, out) if name in LONG else run()
     return {**figures, "machine": machine()}
 
 
@@ -41,11 +47,11 @@ def _processor() -> str:
     return models[0] if models else platform.machine()
 
 
-def run_one(name: str, out: Path) -> None:
+def run_one(name: str, out: Path, options: Mapping[str, str] | None = None) -> None:
     """Measure `name` here, print the figures and leave `out`/NAME.json."""
     from pleat_server.cli.options import write_json
 
-    figures = measure(name)
+    figures = measure(name, out, options or {})
     write_json(out / f"{name}.json", figures)
     for key, value in figures.items():
         if isinstance(value, int | float | str):

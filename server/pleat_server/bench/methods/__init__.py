@@ -1,0 +1,37 @@
+"""Methods: every recipe on one fleet of five classes of device, side by side: accuracy, bytes both ways, multiply-adds.
+
+A *setting* says which data, net, fleet and budgets (`setting.py`), a *contender* is a recipe with what is laid over it
+(`contenders.py`), `runs.py` carries one of them out at one seed and keeps what came of it, `table.py` tells of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pleat_server.bench.methods import table
+from pleat_server.bench.methods.contenders import contenders
+from pleat_server.bench.methods.runs import results
+from pleat_server.bench.methods.setting import SETTINGS, named
+
+__all__ = ["SETTINGS", "run"]
+
+CACHE = Path("build/bench/methods")
+
+
+def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
+    """Every contender of the setting at every seed, from the cache where it was run before; the table as JSON.
+
+    Options: `setting` (s, s-macs, s-iid), `data` (an .npz; scikit-learn's digits without), `only` (contenders, with
+    commas between), `seeds` (0,1,2), `rounds`, `jobs` (processes at a time), `part` (test, or validation: a fifth of
+    the training data, for choosing numbers). Raises UseError for what it does not know.
+    """
+    setting = named(options)
+    chosen = contenders(setting, options.get("only", ""))
+    seeds = [int(s) for s in options.get("seeds", "0").split(",")]
+    found = results(setting, chosen, seeds, int(options.get("jobs", "2")), CACHE)
+    figures = table.figures(setting, found)
+    table.show(figures)
+    table.draw(figures, out / f"methods-{setting.name}.png")
+    return figures

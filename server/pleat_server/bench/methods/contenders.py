@@ -1,0 +1,115 @@
+"""Contenders: a recipe with what is laid over it, and which classes of device may take part, for one setting.
+
+Recipes that offer sizes get a ladder of the setting's budgets: for each class the largest rate whose submodel does not
+exceed it, by the rule of the recipe itself. All train alike, and unless a contender says otherwise the server neither
+has momentum nor averages: what is compared is the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pleat.elastic import size
+from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.selection import WHOLE, Selection
+from pleat.errors import UseError
+from pleat.modelmap import ModelMap
+from pleat.params import Params
+from pleat.recipes import load as recipes
+from pleat.recipes.recipe import Recipe
+from pleat_server.bench.methods.setting import Setting
+
+STEPS = 64  # rates that a ladder is looked for among
+FAST = {"momentum": 0.8, "average": 0.9}  # of the server: what brings any method further in few rounds
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`level`: devices of later classes (smaller budgets) stay out; None: all take part, whatever they afford."""
+
+    name: str
+    recipe: str
+    laid: dict[str, Any] = field(default_factory=dict)
+    level: int | None = None
+    ladder: bool = False  # its sizes are the budgets'
+    one: int | None = None  # its one size is this class's
+
+
+def every() -> list[Contender]:
+    """The recipes that come with pleat, and the variants that papers hold them against."""
+    single = [Contender(n, n, ladder=_offers_sizes(n)) for n in recipes.names() if n not in _SPECIAL]
+    return [
+        Contender("all-large", "all-large"),
+        Contender("all-large, fast server", "all-large", {"server": FAST}),
+        Contender("drop-weak", "drop-weak", level=0),
+        Contender("all-small", "all-small", one=-1),
+        *(Contender(f"exclusive, class {k + 1}", "exclusive", level=k, one=k) for k in (1, 2)),
+        *single,
+    ]
+
+
+_SPECIAL = {"fedavg", "all-large", "all-small", "drop-weak", "exclusive"}
+
+
+def contenders(setting: Setting, only: str = "") -> list[Contender]:
+    """Those whose names are in `only`, or all. Raises UseError for an unknown one."""
+    known = {c.name: c for c in every()}
+    wanted = [name.strip() for name in only.split(";" if ";" in only else ",")] if only else list(known)
+    for name in wanted:
+        if name not in known:
+            raise UseError(f"bench methods: unknown contender {name!r}; there are {'; '.join(known)}")
+    return [known[name] for name in wanted]
+
+
+def _offers_sizes(name: str) -> bool:
+    return len(recipes.load(name).holds.rungs) > 1
+
+
+def overrides(setting: Setting, contender: Contender, model: ModelMap, params: Params) -> dict[str, Any]:
+    """All that the setting and the contender lay over the recipe."""
+    recipe = recipes.load(contender.recipe, model=setting.model, overrides=contender.laid)
+    laid: dict[str, Any] = {
+        "training": setting.training,
+        "server": {"cohort": setting.cohort, "momentum": 0.0, "average": 0.0, "scored": setting.every},
+        "plan": {"policy": "fixed", "settings": {}, "timed": False},
+    }
+    if recipe.name == "elastic":
+        laid["server"] |= FAST
+    laid["server"] |= contender.laid.get("server", {})
+    for table, values in contender.laid.items():
+        laid[table] = {**laid.get(table, {}), **values}
+    if contender.ladder or contender.one is not None:
+        rates = ladder(setting, recipe, model, params)
+        if contender.one is not None:
+            rates = (rates[contender.one],)
+        laid["holds"] = {**laid.get("holds", {}), _axis(recipe): list(rates)}
+        if contender.ladder:
+            laid["plan"]["settings"] = {
+                f"device-{d:03d}": float(setting.class_of(d)) for d in range(setting.devices) if setting.class_of(d)
+            }
+    return laid
+
+
+def _axis(recipe: Recipe) -> str:
+    holds = recipe.holds
+    return "depths" if len(holds.depths) > 1 else "densities" if len(holds.densities) > 1 else "widths"
+
+
+def ladder(setting: Setting, recipe: Recipe, model: ModelMap, params: Params) -> tuple[float, ...]:
+    """A rate for each of the setting's budgets: the largest of STEPS that fits, and the smallest where none does.
+
+    Equal neighbours are told apart by less than a step, so that every class has a row of its own.
+    """
+    axis = _axis(recipe)
+    rule = {"widths": recipe.rule.chooser, "depths": recipe.rule.depth, "densities": recipe.rule.mask}[axis]
+    draw = Draw(0, 1, "", params)
+    measure: Callable[[ModelMap, Selection], int] = size.count if setting.measure == "parameters" else size.macs
+    whole, out = measure(model, WHOLE), list[float]()
+    cost = {k: measure(model, choose(rule, model, k / STEPS, draw)) for k in range(1, STEPS + 1)}
+    for budget in setting.budgets:
+        fitting = [k for k, c in cost.items() if c <= budget * whole * (1 + 1e-9)] or [1]
+        rate = max(fitting) / STEPS
+        out.append(rate if not out or rate < out[-1] else out[-1] - 1e-6)
+    return tuple(out)
