@@ -8,6 +8,7 @@ because importing torch.optim costs 70 MB.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,13 +97,12 @@ class Nested:
         self._loose = sorted(windows.keys() - own)
         bind(self._module, fixed)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Any:
         if self._loose:
             fresh = views(self._model, self._inner, self._outer, dict(self._flat.leaf))
             cut = {n: fresh[n] * self._masks[n] if n in self._masks else fresh[n] for n in self._loose}
             bind(self._module, cut)
-        out: Tensor = self._module(x)
-        return out
+        return self._module(x)
 
     def collect(self) -> None:
         """Add what backward left in the windows' leaves to the larger gradient."""

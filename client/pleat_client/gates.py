@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,6 @@ class Gated:
         self._leaves = {n: leaves[n] for n in masks if n in leaves and bool(masks[n].any())}
         self._least = {n: w.detach().abs()[masks[n] > 0].min() for n, w in self._leaves.items()}
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Any:
         bind(self._module, {n: self._gate(w, self._least[n]) for n, w in self._leaves.items()})
-        out: Tensor = self._module(x)
-        return out
+        return self._module(x)

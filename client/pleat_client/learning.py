@@ -109,7 +109,8 @@ def _moment(job: Learning, selection: Selection, params: Params, early: Params) 
     held_out = job.holdout if job.holdout is not None and len(job.holdout) else shard
 
     def accuracy(candidate: Params) -> float:
-        right, samples, _ = score(order.net, model, selection, candidate, held_out, job.device)
+        ensemble = order.work.settings.get("ensemble", 0.0) > 0
+        right, samples, _ = score(order.net, model, selection, candidate, held_out, job.device, ensemble)
         return right / samples
 
     return Moment(

@@ -2,7 +2,8 @@
 
 An objective is a function `(logits_of, y, settings, rng)` that yields (weight, loss). `logits_of(0)` are
 the device's own submodel, `logits_of(i)` those of its i-th nested (smaller) one, `logits_of.sizes` how many there are,
-`logits_of.seen` which classes the device has samples of.
+`logits_of.seen` which classes the device has samples of. Of a net with exits those are the deepest exit's logits;
+`logits_of.exits(i)` are all exits', shallowest first, by one pass.
 The trainer differentiates each as it comes, before the next is computed, and takes one step on their weighted sum: one
 graph lives at a time, so several sizes cost the memory of the largest. The first loss is the one a report tells.
 A new objective is one function and one row of the table.
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,6 +33,8 @@ class Logits(Protocol):
     def seen(self) -> Tensor | None: ...
 
     def __call__(self, size: int) -> Tensor: ...
+
+    def exits(self, size: int) -> tuple[Tensor, ...]: ...
 
 
 Settings = Mapping[str, float]
@@ -97,9 +101,15 @@ def nested_draw(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random
     yield 1.0, (1 - share) * F.cross_entropy(small, y) + share * taught
 
 
+def exits(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Term]:
+    """Cross-entropy summed over all exits of the own size, which one pass gives."""
+    yield 1.0, torch.stack([F.cross_entropy(logits, y) for logits in logits_of.exits(0)]).sum()
+
+
 OBJECTIVES: dict[str, Objective] = {
     "cross_entropy": cross_entropy,
     "distilled": distilled,
+    "exits": exits,
     "joint": joint,
     "masked": masked,
     "nested_draw": nested_draw,

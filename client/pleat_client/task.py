@@ -201,7 +201,10 @@ def _scored(job: _Job, params: Params) -> dict[str, float]:
     """How the received submodel does on the hold-out, before it is trained; empty without a hold-out."""
     if job.holdout is None or len(job.holdout) == 0:
         return {}
-    right, samples, loss = score(job.order.net, job.model, job.order.selection, params, job.holdout, job.sensors.device)
+    order, ensemble = job.order, job.order.work.settings.get("ensemble", 0.0) > 0
+    right, samples, loss = score(
+        order.net, job.model, order.selection, params, job.holdout, job.sensors.device, ensemble
+    )
     return {"correct": float(right), "scored": float(samples), "scored_loss": loss / samples}
 
 

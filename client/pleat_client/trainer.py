@@ -11,17 +11,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pleat.elastic.selection import Selection, cuts
+from pleat.elastic.selection import Selection
 from pleat.errors import LocalError
 from pleat.exchange.order import NetSpec, Work
 from pleat.modelmap import ModelMap
 from pleat.nets.build import build, classes_of
+from pleat.nets.exits import answer, logits_of
 from pleat.nets.shrink import load, read, shrink
 from pleat.nets.tensors import bind
 from pleat.params import Params
@@ -29,9 +31,11 @@ from pleat.shard import Shard
 from pleat_client.flat import Nested, flatten, local_masks
 from pleat_client.gates import Gated
 from pleat_client.objectives import objective
+from pleat_client.scaler import scale
 
 Tick = Callable[[float, float | None], None]  # (share of steps done, loss); raises to stop the training
 Metrics = dict[str, float]
+Forward = Callable[[Tensor], Any]  # samples -> logits, or a tuple of them, one of each exit
 EpochEnded = Callable[[int, Callable[[], Params]], None]
 Stepping = Callable[[], AbstractContextManager[None]]
 
@@ -60,9 +64,10 @@ def steps_an_epoch(samples: int, batch: int) -> int:
 
 
 class _Batch:
-    """The submodels applied to one batch, largest first. `seen`: which classes the device has samples of, 1 or 0."""
+    """The submodels applied to one batch, largest first: what the i-th one answers, or by `exits` the logits of all its
+    exits, shallowest first, in one pass. `seen`: which classes the device has samples of, 1 or 0."""
 
-    def __init__(self, forwards: Sequence[Callable[[Tensor], Tensor]], x: Tensor, seen: Tensor | None) -> None:
+    def __init__(self, forwards: Sequence[Forward], x: Tensor, seen: Tensor | None) -> None:
         self._forwards, self._x, self.seen = forwards, x, seen
 
     @property
@@ -70,7 +75,10 @@ class _Batch:
         return len(self._forwards)
 
     def __call__(self, size: int) -> Tensor:
-        return self._forwards[size](self._x)
+        return answer(self._forwards[size](self._x))
+
+    def exits(self, size: int) -> tuple[Tensor, ...]:
+        return logits_of(self._forwards[size](self._x))
 
 
 def _modules(
@@ -83,26 +91,6 @@ def _modules(
         for module, selection in zip(modules, selections, strict=True):
             scale(module, model, selection)
     return modules
-
-
-_SCALED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-def scale(module: nn.Module, model: ModelMap, selection: Selection) -> None:
-    """Divide what every cut layer puts out by the share of its channels that is held (HeteroFL's scaler), so that the
-    next layer, which sums over fewer inputs, sees sums as large as in the whole net. In training only."""
-    for path, layer in module.named_modules():
-        spec = model.tensor.get(f"{path}.weight")
-        if spec is None or not isinstance(layer, _SCALED):  # attention and recurrent layers set their own scale
-            continue
-        axis = 1 if getattr(layer, "transposed", False) and layer.groups == 1 else 0
-        cut = cuts(model, selection, spec)[axis]
-        if cut is not None:
-            layer.register_forward_hook(_divided_by(cut.size / spec.shape[axis]))
-
-
-def _divided_by(share: float) -> Callable[[nn.Module, object, Tensor], Tensor]:
-    return lambda layer, given, out: out / share
 
 
 class Trainer:
@@ -129,7 +117,7 @@ class Trainer:
         pairs = zip(modules, smaller, strict=True)
         self._nested = [Nested(module, model, inner, selection, self._flat) for module, inner in pairs]
         own = Gated(self._module, self._flat.leaf, masks, work.gate) if work.gate else self._module
-        self._forwards: list[Callable[[Tensor], Tensor]] = [own, *self._nested]
+        self._forwards: list[Forward] = [own, *self._nested]
 
     def step(self, x: Tensor, y: Tensor, rng: np.random.Generator, seen: Tensor | None = None) -> float:
         """One optimiser step on one batch; returns the objective's first loss, unweighted."""
@@ -246,9 +234,16 @@ def gradient(
 
 
 def score(
-    net: NetSpec, model: ModelMap, selection: Selection, params: Params, shard: Shard, device: str = "cpu"
+    net: NetSpec,
+    model: ModelMap,
+    selection: Selection,
+    params: Params,
+    shard: Shard,
+    device: str = "cpu",
+    ensemble: bool = False,
 ) -> tuple[int, int, float]:
-    """(samples classified right, samples, summed cross-entropy) of a submodel on `shard`."""
+    """(samples classified right, samples, summed cross-entropy) of a submodel on `shard`; `ensemble`: all its exits
+    together."""
     module = shrink(build(net.factory, net.arguments), model, selection).to(device).eval()
     load(module, params)
     right, loss = 0, 0.0
@@ -256,7 +251,7 @@ def score(
         for start in range(0, len(shard), _SCORED_AT_ONCE):
             x = torch.from_numpy(shard.x[start : start + _SCORED_AT_ONCE]).to(device)
             y = torch.from_numpy(shard.y[start : start + _SCORED_AT_ONCE]).to(device)
-            logits = module(x)
+            logits = answer(module(x), ensemble)
             right += int((logits.argmax(dim=1) == y).sum())
             loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
     return right, len(shard), loss
@@ -274,8 +269,8 @@ def time_steps(
     device: str = "cpu",
     stepping: Stepping = nullcontext,
 ) -> float:
-    """Median seconds of an optimiser step of the own size alone, after one step to warm up."""
-    own = Work(batch=work.batch, rate=1e-6, momentum=work.momentum)
+    """Median seconds of an optimiser step of the own size alone, all its exits trained, after one step to warm up."""
+    own = Work("exits" if model.exits else "cross_entropy", batch=work.batch, rate=1e-6, momentum=work.momentum)
     trainer = Trainer(net, model, selection, None, (), own, device)
     index = np.arange(work.batch) % len(shard)
     x, y = torch.from_numpy(shard.x[index]), torch.from_numpy(shard.y[index])

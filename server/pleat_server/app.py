@@ -22,7 +22,7 @@ from pleat.elastic.importance import START
 from pleat.elastic.start import scaled_start
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
-from pleat.nets.build import initial, resolve, spec
+from pleat.nets.build import check_exits, initial, resolve, spec
 from pleat.nets.trace import model_map
 from pleat.recipes import load as recipes
 from pleat.recipes.recipe import Recipe
@@ -59,6 +59,7 @@ def checked(config: RunConfig) -> Recipe:
     listened on. Raises UseError with the nearest name."""
     recipe = read_recipe(config)
     resolve(config.model)
+    check_exits(config.model, recipe.holds.exits)
     policy_of(recipe.plan.policy, recipe.plan.settings)
     return recipe
 
@@ -75,9 +76,14 @@ def laid_over(config: RunConfig) -> dict[str, Any]:
 
 def set_up(config: RunConfig, recipe: Recipe, input_shape: tuple[int, ...], classes: int) -> Setup:
     """Net, map and catalogue of a run. Raises UseError for an unknown net or a recipe that does not fit it."""
-    net = spec(config.model, input_shape, classes)
+    net = spec(config.model, input_shape, classes, recipe.holds.exits)
     model = model_map(net)
     return Setup(model, net, recipe, catalogue(model, recipe, config.seed, initial(net, config.seed)))
+
+
+def evaluator(setup: Setup, test: Shard, where: str = "test data") -> Evaluator:
+    """Scores the run's model on `test` as its recipe says. Raises UseError where the samples do not fit the net."""
+    return Evaluator(setup.net, setup.model, test, where=where, ensemble=setup.recipe.objective.ensemble)
 
 
 def serve(config: RunConfig, watch: Watch = lambda event: None) -> dict[str, Any]:
@@ -142,14 +148,14 @@ def _prepare(
     shape = config.input_shape or (tuple(test.x.shape[1:]) if test else ())
     classes = config.classes or (int(test.y.max()) + 1 if test else 0)
     setup = set_up(config, recipe, shape, classes)
-    evaluator = Evaluator(setup.net, setup.model, test, where=str(config.data)) if test else None
+    scorer = evaluator(setup, test, str(config.data)) if test else None
     if not (config.folder / "run.json").exists():
         replace(config, input_shape=shape, classes=classes).save()
     keep = Keep(config.folder, spool, Journal(config.folder / "journal.jsonl"))
     state = restore(setup, config, keep, watch)
     fleet = Fleet(setup, History(config.folder / "devices.sqlite"))
     reopen(setup, state, keep, book)
-    return lambda carrier: Loop(setup, fleet, carrier, book, keep, state, evaluator, watch)
+    return lambda carrier: Loop(setup, fleet, carrier, book, keep, state, scorer, watch)
 
 
 def ask_devices(carrier: Carrier, least: int, watch: Watch) -> tuple[tuple[int, ...], int]:

@@ -16,6 +16,7 @@ from pleat.elastic.selection import WHOLE, Selection, extract
 from pleat.exchange.order import NetSpec
 from pleat.modelmap import ModelMap
 from pleat.nets.build import build, classes_of, input_shape_of
+from pleat.nets.exits import answer
 from pleat.nets.shrink import load, shrink
 from pleat.params import Params
 from pleat.shard import Shard, check_fits
@@ -38,14 +39,23 @@ class Score:
 
 
 class Evaluator:
-    """Calling it scores `params` (global, whole) cut to `selection`: (correct, scored, summed cross-entropy).
+    """Calling it scores `params` (global, whole) cut to `selection`: (correct, scored, summed cross-entropy). Of
+    several exits the deepest answers, or, as an `ensemble`, the mean of their logits.
 
     Raises UseError if the shard's samples or labels do not fit the net; `where` names the shard in the message.
     """
 
-    def __init__(self, net: NetSpec, model: ModelMap, shard: Shard, batch: int = 512, where: str = "test data") -> None:
+    def __init__(
+        self,
+        net: NetSpec,
+        model: ModelMap,
+        shard: Shard,
+        batch: int = 512,
+        where: str = "test data",
+        ensemble: bool = False,
+    ) -> None:
         check_fits(shard, input_shape_of(net), classes_of(net), where)
-        self._model = model
+        self._model, self._ensemble = model, ensemble
         self._whole = build(net.factory, net.arguments).eval()
         self._x, self._y, self._batch = torch.from_numpy(shard.x), torch.from_numpy(shard.y), batch
         self._modules: OrderedDict[Selection, torch.nn.Module] = OrderedDict()
@@ -57,7 +67,7 @@ class Evaluator:
         with torch.inference_mode():
             for start in range(0, len(self._y), self._batch):
                 x, y = self._x[start : start + self._batch], self._y[start : start + self._batch]
-                logits = module(x)
+                logits = answer(module(x), self._ensemble)
                 correct += int((logits.argmax(1) == y).sum())
                 loss += float(cross_entropy(logits, y, reduction="sum"))
         return correct, len(self._y), loss

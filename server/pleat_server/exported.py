@@ -11,7 +11,6 @@ from pleat.params import Params
 from pleat.shard import read
 from pleat_server import app
 from pleat_server.config import RunConfig
-from pleat_server.evaluate import Evaluator
 from pleat_server.keep import checkpoint
 from pleat_server.plan.catalogue import chosen
 
@@ -28,7 +27,7 @@ def score_run(folder: Path, data: Path, width: float = 1.0) -> dict[str, Any]:
     recipe = app.read_recipe(config)
     setup = app.set_up(config, recipe, config.input_shape, config.classes)
     selection = chosen(recipe.rule, setup.model, Rung(width), Draw(config.seed, number, "", params))
-    score = Evaluator(setup.net, setup.model, read(data), where=str(data)).score(params, selection)
+    score = app.evaluator(setup, read(data), str(data)).score(params, selection)
     return {
         "run": folder.name,
         "round": number,

@@ -24,13 +24,15 @@ _LEFT_OUT = {  # kind of a unit -> what leaving it out comes to, and whether zer
     "normed": ("passed by", False),
     "named": ("passed by", False),
     "branch": ("adds nothing", True),
+    "exit": ("gives no logits", False),
+    "tail": ("goes with the exits that need it", False),
 }
 
 
 def inspect(name: str, input_shape: tuple[int, ...], classes: int, recipe: str) -> Facts:
     """Everything that `show` prints, as plain data: counts, multiply-adds of a forward pass of one sample, and bytes a
     training step keeps for one sample. Raises UseError for a net that cannot be built, traced or cut so."""
-    net = spec(name, input_shape, classes)
+    net = spec(name, input_shape, classes, recipes.load(recipe, model=name).holds.exits)
     seen = look_at(net)
     model = seen.model
     return {
@@ -41,6 +43,7 @@ def inspect(name: str, input_shape: tuple[int, ...], classes: int, recipe: str) 
         **_sizes(model, WHOLE),
         "groups": [_group(model, g) for g in model.groups if g.role == "hidden"],
         "units": _units(seen),
+        "exits": list(model.exits),
         "whole": [{"name": g.name, "channels": g.size, "reason": g.reason} for g in model.groups if g.role == "frozen"]
         + [{"name": path, "channels": None, "reason": why} for path, why in sorted(seen.whole.items())],
         "recipe": recipe,
@@ -72,7 +75,7 @@ def _group(model: ModelMap, group: Group) -> Facts:
 def _units(seen: Look) -> list[Facts]:
     out = []
     for unit in seen.units:
-        gone = _sizes(seen.model, make(seen.model, dropped=[unit.path]))
+        gone = _sizes(seen.model, Selection(dropped=frozenset((unit.path,))))  # a tail alone is no part to be built
         left_out, identity = _LEFT_OUT[unit.kind]
         saved = {key: value - gone[key] for key, value in _sizes(seen.model, WHOLE).items()}
         out.append(

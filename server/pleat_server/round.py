@@ -166,10 +166,10 @@ def _work(recipe: Recipe, seed: int) -> Work:
 
 
 def work_of(recipe: Recipe) -> Work:
-    t = recipe.training
+    t, ensemble = recipe.training, {"ensemble": 1.0} if recipe.objective.ensemble else {}
     return Work(
         objective=recipe.objective.name,
-        settings={**recipe.objective.settings, **recipe.rule.settings},
+        settings={**recipe.objective.settings, **recipe.rule.settings, **ensemble},
         epochs=t.epochs,
         batch=t.batch,
         rate=t.rate,

@@ -25,9 +25,8 @@ from pleat.exchange.order import Order
 from pleat.exchange.wire import order_to_bytes
 from pleat.shard import Shard
 from pleat_server import round as rounds
-from pleat_server.app import begin, read_recipe, restore, set_up
+from pleat_server.app import begin, evaluator, read_recipe, restore, set_up
 from pleat_server.config import RunConfig
-from pleat_server.evaluate import Evaluator
 from pleat_server.fleet import Fleet
 from pleat_server.folding import Read, advance, fold
 from pleat_server.keep.history import History
@@ -62,7 +61,7 @@ class ElasticStrategy(Strategy):
             recipe, model, folder, seed=seed, overrides=overrides or {}, input_shape=input_shape, classes=classes
         )
         self.setup = set_up(self.config, read_recipe(self.config), input_shape, classes)
-        self._evaluate = Evaluator(self.setup.net, self.setup.model, test) if test else None
+        self._evaluate = evaluator(self.setup, test) if test else None
         self._watch = watch
         folder.mkdir(parents=True, exist_ok=True)
         self._fleet = Fleet(self.setup, History(folder / "devices.sqlite"))

@@ -276,3 +276,32 @@ def test_the_end_of_each_epoch_is_told_with_the_parameters_of_then() -> None:
     assert sorted(seen) == [1, 2]
     assert digest(seen[1]) == digest(once)
     assert digest(seen[2]) == digest(trained)
+
+
+def test_all_exits_are_trained_by_one_pass_whose_gradient_is_the_sum_of_theirs() -> None:
+    net = spec("resnet6", (1, 8, 8), 3, exits=3, width=8)
+    model, params, data = model_map(net), initial(net, 2), shard((1, 8, 8), 6)
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    for rate, passes in ((1.0, 3), (0.5, 2)):
+        selection = choose("depth-prefix", model, rate, Draw())
+        held = extract(model, selection, params)
+        small = shrink(build(net.factory, net.arguments), model, selection)
+        load(small, held)
+        logits = small(x)
+        assert len(logits) == passes
+        sum(nn.functional.cross_entropy(one, y) for one in logits).backward()
+        trainer, calls = Trainer(net, model, selection, held, (), Work("exits", momentum=0, rate=1.0)), []
+        trainer._module.stem.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        trainer.step(x, y, np.random.default_rng(0))
+        assert calls == [1]
+        moved = trainer.result()
+        for name, parameter in small.named_parameters():
+            np.testing.assert_allclose(held[name] - moved[name], parameter.grad.numpy(), atol=2e-6)
+
+
+def test_an_ordinary_objective_trains_the_deepest_exit_alone() -> None:
+    net = spec("mlp", (1, 4, 4), 3, exits=2)
+    model, params = model_map(net), initial(net, 0)
+    trained, _ = train(net, model, WHOLE, params, (), Work(momentum=0, epochs=1), DIGITS)
+    assert np.array_equal(trained["heads.0.weight"], params["heads.0.weight"])
+    assert not np.array_equal(trained["heads.1.weight"], params["heads.1.weight"])

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from pleat.elastic.choosers import Draw, choose
-from pleat.elastic.selection import extract
+from pleat.elastic.selection import WHOLE, extract
 from pleat.errors import UseError
 from pleat.nets.build import build, initial, spec
 from pleat.nets.shrink import load, shrink
 from pleat.nets.trace import model_map
 from pleat.shard import Shard
+from pleat_client.trainer import score
 from pleat_server import bench
 from pleat_server.bench.demo import means
 from pleat_server.evaluate import KEPT_MODULES, Evaluator
@@ -108,3 +109,26 @@ def test_means_over_seeds_are_per_size_with_the_worst_seed_and_bytes_both_ways()
     assert found["accuracy"] == pytest.approx(0.97)
     assert found["accuracy_at_0.5"] == pytest.approx(0.96)
     assert (found["accuracy_worst_seed"], found["fewer_bytes"], found["wall_s"]) == (0.96, 40.0, 20.0)
+
+
+def test_of_several_exits_the_deepest_answers_or_the_mean_of_all() -> None:
+    net = spec("mlp", (1, 8, 8), 10, exits=2)
+    model, params, data = model_map(net), initial(net, 0), shard()
+    module = build(net.factory, net.arguments).eval()
+    load(module, params)
+    with torch.no_grad():
+        near, far = module(torch.from_numpy(data.x))
+    labels = torch.from_numpy(data.y)
+
+    def expected(logits: torch.Tensor) -> tuple[int, int, float]:
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        return int((logits.argmax(1) == labels).sum()), len(data), pytest.approx(float(loss), rel=1e-5)
+
+    shallow = choose("depth-prefix", model, 0.5, Draw())
+    assert Evaluator(net, model, data)(params) == expected(far)
+    assert Evaluator(net, model, data, ensemble=True)(params) == expected((near + far) / 2)
+    for ensemble in (False, True):
+        assert Evaluator(net, model, data, ensemble=ensemble)(params, shallow) == expected(near)
+        assert score(net, model, shallow, extract(model, shallow, params), data, ensemble=ensemble) == expected(near)
+    assert score(net, model, WHOLE, params, data) == expected(far)
+    assert score(net, model, WHOLE, params, data, ensemble=True) == expected((near + far) / 2)

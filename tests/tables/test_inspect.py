@@ -118,3 +118,19 @@ def test_a_net_that_cannot_be_used_is_one_line(words: list[str], line: str, caps
     err = capsys.readouterr().err
     assert line in err
     assert err.count("\n") == 1
+
+
+def test_a_net_with_exits_shows_each_and_what_only_deeper_ones_need(
+    capsys: pytest.CaptureFixture[str], tmp_path
+) -> None:
+    recipe = tmp_path / "deep.toml"
+    recipe.write_text('name = "deep"\n[holds]\nexits = 2\ndepths = [1.0, 0.5]\n[rule]\ndepth = "depth-prefix"\n')
+    facts = json.loads(told(capsys, "mlp", "--input-shape", "1,8,8", "--recipe", str(recipe), "--json"))
+    assert facts["exits"] == ["heads.0", "heads.1"]
+    kinds = {u["name"]: (u["kind"], u["left_out"]) for u in facts["units"]}
+    assert kinds["heads.0"] == ("exit", "gives no logits")
+    assert kinds["blocks.1"] == ("tail", "goes with the exits that need it")
+    assert [rung["dropped"] for rung in facts["ladder"]] == [[], ["blocks.1", "heads.1"]]
+    shown = told(capsys, "mlp", "--input-shape", "1,8,8", "--recipe", str(recipe))
+    assert "gives no logits" in shown
+    assert json.loads(told(capsys, "mlp", "--input-shape", "1,8,8", "--json"))["exits"] == []

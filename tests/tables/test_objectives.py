@@ -30,6 +30,11 @@ class Given:
         self.asked.append(size)
         return self.tensors[size]
 
+    def exits(self, size: int) -> tuple[torch.Tensor, ...]:
+        """Here the sizes stand for the exits of the own size."""
+        self.asked.append(size)
+        return tuple(self.tensors)
+
 
 def terms(name: str, logits: Given, seed: int = 0, **settings: float) -> list[float]:
     return [w * loss.item() for w, loss in objective(name)(logits, Y, settings, np.random.default_rng(seed))]
@@ -75,6 +80,13 @@ def test_joint_shares_a_total_weight_equally_among_the_sizes() -> None:
         [0.5 * CE_SURE, 0.5 * CE_FLAT, 0.5 * CE_SURE, 0.5 * CE_FLAT]
     )
     assert terms("joint", Given(FLAT), total=2.0) == pytest.approx([2 * CE_FLAT])
+
+
+def test_exits_sums_cross_entropy_over_all_exits_of_one_pass() -> None:
+    logits = Given(SURE, FLAT, SURE)
+    assert terms("exits", logits) == pytest.approx([CE_SURE + CE_FLAT + CE_SURE])
+    assert logits.asked == [0]
+    assert terms("exits", Given(SURE)) == terms("cross_entropy", Given(SURE))
 
 
 def test_distilled_teaches_one_smaller_size_by_the_own_softmax() -> None:

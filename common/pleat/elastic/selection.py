@@ -90,17 +90,17 @@ def make(
     the cuts keep are left out; a mask is false wherever the cuts already are.
 
     Raises UseError for an unknown group, unit or tensor, indices out of range or not increasing, runs that break the
-    group's step, a frozen group cut, an emptied group outside a dropped unit, a mask of another shape or type.
+    group's step, a frozen group cut, an emptied group, no exit left or one without its trunk, a mask of another form.
     """
     gone = frozenset(dropped)
     unknown = sorted(gone - set(model.units))
     if unknown:
         raise UseError(f"selection drops unit {unknown[0]!r}; the model's units are {list(model.units)}")
-    cut = {}
+    cut, absent = {}, model.absent(gone)
     for name, indices in sorted((kept or {}).items()):
         index = _checked_cut(model, name, np.asarray(indices))
         group = model.group[name]
-        if group.unit in gone or index.size == group.size:
+        if name in absent or index.size == group.size:
             continue
         if index.size == 0:
             raise UseError(f"selection leaves no channel of group {name!r}; drop its unit or keep {group.step} or more")
@@ -155,7 +155,7 @@ def _check_mask(model: ModelMap, name: str, mask: Mask) -> None:
 
 def compose(model: ModelMap, left: Selection, right: Selection) -> Selection:
     """What both hold: the meet of two selections, in global coordinates. Raises UseError where a group would be left
-    without channels, since no net can be built from that."""
+    without channels, or a net without exits, since no net can be built from that."""
     kept = dict(left.kept)
     for name, index in right.kept.items():
         kept[name] = np.intersect1d(kept[name], index, assume_unique=True) if name in kept else index
@@ -167,7 +167,7 @@ def compose(model: ModelMap, left: Selection, right: Selection) -> Selection:
 
 def within(model: ModelMap, inner: Selection, outer: Selection) -> bool:
     """Whether everything `inner` holds is also held by `outer`."""
-    return compose(model, inner, outer) == inner
+    return outer.dropped <= inner.dropped and compose(model, inner, outer) == inner
 
 
 def held(model: ModelMap, selection: Selection) -> list[TensorSpec]:

@@ -101,6 +101,21 @@ def _names(function: Callable[..., Any]) -> set[str] | None:
     return names | {p.name for p in more if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
+def check_exits(name: str, exits: int) -> None:
+    """Raises UseError where the net `name` cannot be built with that many exits, for its factory takes no such word."""
+    if exits > 1 and not _takes_exits(resolve(name)):
+        able = ", ".join(sorted(n for n, factory in NAMES.items() if _takes_exits(factory)))
+        raise UseError(
+            f"net {name}: cannot be built with {exits} exits, its factory takes no keyword exits; nets of the zoo that "
+            f"do are {able}; give a factory of your own a keyword exits, or write holds.exits = 0"
+        )
+
+
+def _takes_exits(factory: str) -> bool:
+    names = _names(_function(factory))
+    return names is None or "exits" in names
+
+
 def skeleton(factory: str, arguments: Mapping[str, Scalar]) -> nn.Module:
     """The net without memory for its tensors, on torch's meta device: enough to trace it and to `shrink` it, where a
     small device could not hold it whole. A net that cannot be made so, since its making looks at values or leaves

@@ -7,11 +7,13 @@ enters it will be frozen by `rules`. Only a net whose own forward cannot be foll
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from pleat.errors import UseError
+from pleat.nets.exits import names_of
 from pleat.nets.lengths import Reads
 from pleat.nets.tracer import Call, Shape, Tracer
 
@@ -23,7 +25,8 @@ BATCH = 2  # samples in the pass: with one, a reshape that mixes samples and cha
 @dataclass(frozen=True)
 class Graph:
     """`order`: the steps, first to last. `shapes`: of every step whose value is a tensor, for a batch of `BATCH`.
-    `opaque`: path -> why it could not be looked into. `constants`: steps whose value is no tensor of the module."""
+    `opaque`: path -> why it could not be looked into. `constants`: steps whose value is no tensor of the module.
+    `outputs`: the steps whose values the net returns."""
 
     module: nn.Module
     order: tuple[fx.Node, ...]
@@ -32,13 +35,14 @@ class Graph:
     opaque: dict[str, str]
     constants: frozenset[fx.Node]
     reads: Reads
+    outputs: tuple[fx.Node, ...]
 
 
 def follow(module: nn.Module, input_shape: Shape) -> Graph:
     """Trace `module` and run it once in eval mode on zeros; the module is left as it was.
 
     Raises UseError, naming the module, when its forward cannot be followed, does not accept the input or does not
-    return one tensor.
+    return one tensor, or one of each exit that it names.
     """
     modes = {m: m.training for m in module.modules()}
     try:
@@ -47,14 +51,15 @@ def follow(module: nn.Module, input_shape: Shape) -> Graph:
     finally:
         for part, training in modes.items():
             part.training = training
-    last = next(iter(reversed(graph.nodes))).args[0]
-    if last not in tracer.shapes:
+    last: Any = next(iter(reversed(graph.nodes))).args[0]
+    outputs = tuple(last) if isinstance(last, tuple | list) and names_of(module) else (last,)
+    if any(value not in tracer.shapes for value in outputs):
         raise UseError(
             f"net {_kind(module)}: forward must return one tensor of logits, it returned {type(last).__name__}; "
-            f"wrap it in a module that returns the logits alone"
+            f"wrap it in a module that returns the logits alone, or name the heads that give them in an attribute exits"
         )
     order, constants = tuple(graph.nodes), frozenset(tracer.constants)
-    return Graph(module, order, tracer.shapes, tuple(tracer.calls), tracer.opaque, constants, tracer.reads)
+    return Graph(module, order, tracer.shapes, tuple(tracer.calls), tracer.opaque, constants, tracer.reads, outputs)
 
 
 def _kind(module: nn.Module) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 from pleat.elastic.selection import Selection, cuts, held, shape_of
 from pleat.errors import UseError
 from pleat.modelmap import ModelMap, TensorSpec
+from pleat.nets.exits import Absent
 from pleat.nets.resize import resize
 from pleat.nets.slices import part
 from pleat.nets.tensors import constants_of, load, read, tensors_of
@@ -40,16 +41,15 @@ def shrink(module: nn.Module, model: ModelMap, selection: Selection) -> nn.Modul
     """A new module that holds what `selection` keeps, with the values `module` has (a skeleton has none: zeros then);
     `module` is not changed.
 
-    A dropped block becomes the identity, a dropped branch adds nothing. Element masks are not this function's business.
-    Raises UseError if `model` is not the module's map.
+    A dropped block becomes the identity, a dropped branch adds nothing, a dropped exit gives no logits. Element masks
+    are not this function's business. Raises UseError if `model` is not the module's map.
     """
     tensors = tensors_of(module)
     if tensors.keys() != model.tensor.keys():
         odd = sorted(tensors.keys() ^ model.tensor.keys())
         raise UseError(f"the map is not this module's: {len(odd)} tensor names differ, first {odd[0]!r}")
     instead: dict[int, Any] = {
-        id(module.get_submodule(u)): _instead(module.get_submodule(u), u in model.branches)
-        for u in sorted(selection.dropped)
+        id(module.get_submodule(u)): _instead(module.get_submodule(u), u, model) for u in sorted(selection.dropped)
     }
     for spec in held(model, selection):
         whole = tensors[spec.name]
@@ -73,9 +73,11 @@ def _cut(whole: torch.Tensor, model: ModelMap, selection: Selection, spec: Tenso
     return part(whole, cuts(model, selection, spec)).clone(memory_format=torch.contiguous_format)
 
 
-def _instead(module: nn.Module, is_branch: bool) -> nn.Module:
+def _instead(module: nn.Module, unit: str, model: ModelMap) -> nn.Module:
     """What stands in the place of a unit that is left out."""
-    if is_branch:
+    if unit in model.exits:
+        return Absent()
+    if unit in model.branches:
         return Nothing()
     out = Bypass()
     if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):  # the stack asks its first layer

@@ -10,19 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from torch import nn
+from torch import fx, nn
 
 from pleat.errors import UseError
 from pleat.exchange.order import NetSpec, Scalar
 from pleat.modelmap import Activation, Group, ModelMap, TensorSpec
 from pleat.nets.arguments import classes_of, input_shape_of
 from pleat.nets.channels import Labels
+from pleat.nets.exits import names_of
 from pleat.nets.factory import skeleton
-from pleat.nets.graph import BATCH, follow
+from pleat.nets.graph import BATCH, Graph, follow
 from pleat.nets.layers import LAYERS
 from pleat.nets.rules import STEP_FUNCTIONS, STEP_METHODS, STEP_MODULES
 from pleat.nets.sequences import SEQUENCES
-from pleat.nets.units import Unit, own_groups, units
+from pleat.nets.units import Kind, Unit, depths, own_groups, units
 from pleat.nets.walk import Walk, walk
 
 
@@ -48,16 +49,34 @@ def look(module: nn.Module, input_shape: tuple[int, ...], classes: int | None = 
     """As `trace`, with all that was seen. Raises UseError also where `classes` is given and the net does not give that
     many logits for every sample."""
     graph = follow(module, input_shape)
-    logits = graph.shapes[graph.order[-1].args[0]]  # type: ignore[index]
-    if classes is not None and logits != (BATCH, classes):
-        kind, given = type(module).__name__, "x".join(map(str, logits[1:])) or "a single number"
-        raise UseError(f"net {kind}: expected {classes} logits for every sample, one a class, got {given}")
+    _check_logits(graph, classes)
     seen = walk(graph, {**STEP_MODULES, **LAYERS, **SEQUENCES}, STEP_FUNCTIONS, STEP_METHODS)
     found = units(seen)
     loose = tuple(u for u in found if u.kind != "fixed")
-    paths, branches = tuple(u.path for u in loose), tuple(u.path for u in loose if u.kind == "branch")
-    model = ModelMap(_tensors(seen, loose), _groups(seen, found), paths, _stored(seen, loose), branches)
+
+    def of(*kinds: Kind) -> tuple[str, ...]:
+        return tuple(u.path for u in loose if u.kind in kinds)
+
+    paths, stored = tuple(u.path for u in loose), _stored(seen, loose)
+    model = ModelMap(
+        _tensors(seen, loose), _groups(seen, found), paths, stored, of("branch"), names_of(module), of("tail")
+    )
     return Look(model, loose, seen.whole)
+
+
+def _check_logits(graph: Graph, classes: int | None) -> None:
+    """Raises UseError where the results are not as many as the exits, or not of one logit a class."""
+    kind, exits = type(graph.module).__name__, names_of(graph.module)
+    if exits and len(graph.outputs) != len(exits):
+        raise UseError(
+            f"net {kind}: expected {len(exits)} results, one of each exit ({', '.join(exits)}), "
+            f"got {len(graph.outputs)}; let its forward return them as a tuple, shallowest first"
+        )
+    for place, node in enumerate(graph.outputs):
+        logits = graph.shapes[node]
+        if classes is not None and logits != (BATCH, classes):
+            given, exit = "x".join(map(str, logits[1:])) or "a single number", f"exit {exits[place]}: " if exits else ""
+            raise UseError(f"net {kind}: {exit}expected {classes} logits for every sample, one a class, got {given}")
 
 
 def model_map(net: NetSpec) -> ModelMap:
@@ -103,16 +122,23 @@ def _groups(seen: Walk, blocks: tuple[Unit, ...]) -> tuple[Group, ...]:
 
 def _stored(seen: Walk, blocks: tuple[Unit, ...]) -> tuple[Activation, ...]:
     """What a training step keeps for its backward pass, along the axis of each value that may shrink."""
-    out = []
+    out, home = [], _homes(seen, blocks)
     for node in (n for n in seen.graph.order if n in seen.stored and seen.labels.get(n)):
-        labels, unit = seen.labels[node], next((u.path for u in blocks if node in u.nodes), "")
+        labels, unit = seen.labels[node], home.get(node, "")
         axis = _shrinking(seen, labels)
         positions = seen.per_sample(node, axis) * seen.stored[node]
         out.append(Activation(seen.channels.axis(labels[axis]), positions, unit))
     for node, label, positions in seen.inside:
-        unit = next((u.path for u in blocks if node in u.nodes), "")
-        out.append(Activation(seen.channels.axis(label), positions, unit))
+        out.append(Activation(seen.channels.axis(label), positions, home.get(node, "")))
     return tuple(out)
+
+
+def _homes(seen: Walk, blocks: tuple[Unit, ...]) -> dict[fx.Node, str]:
+    """The unit that each step goes with: the one it lies in, or a tail that goes when no exit needs the step."""
+    needed = depths(seen.graph)
+    tails = {min(needed[n] for n in u.nodes if n in needed): u.path for u in blocks if u.kind == "tail"}
+    home = {node: tails[place] for node, place in needed.items() if place in tails}
+    return home | {node: u.path for u in blocks for node in u.nodes}
 
 
 def _shrinking(seen: Walk, labels: Labels) -> int:

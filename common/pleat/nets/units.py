@@ -11,6 +11,9 @@ Found in the graph:
   out, but has an inner width like the others.
 Named by whoever wrote the net, in an attribute `depth_units` of the module, the paths of submodules:
 * a *named* unit, any submodule whose result has its input's shape. It is passed by; what it computes does not matter.
+Of a net with exits (`exits.py`) also:
+* an *exit*, which gives no logits when it is left out;
+* a *tail*, any other submodule that the shallowest exit does not need: it goes with every exit that does.
 
 Where units lie in one another the innermost are taken. Sharing a tensor with the outside disqualifies.
 """
@@ -27,6 +30,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from pleat.errors import UseError
+from pleat.nets.exits import names_of
 from pleat.nets.graph import Call, Graph
 from pleat.nets.walk import Walk
 
@@ -38,7 +42,7 @@ _KEEPS_SIGN = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxP
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm) if hasattr(nn, "RMSNorm") else (nn.LayerNorm,)
 
-Kind = Literal["named", "block", "normed", "branch", "fixed"]
+Kind = Literal["named", "block", "normed", "branch", "fixed", "exit", "tail"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,12 @@ class Unit:
 
 
 def units(walk: Walk) -> tuple[Unit, ...]:
-    """All units of the net, in the order in which they run."""
+    """All units of the net, in the order in which they run, each before the shallowest exit that needs it."""
     graph = walk.graph
     place = {node: i for i, node in enumerate(graph.order)}
     once = [c for c in graph.calls if sum(d.path == c.path for d in graph.calls) == 1]
-    found = _named(walk)
+    found = _exits(walk)
+    found += _named(walk, found)
     tests: tuple[tuple[Kind, Callable[[Walk, Call], bool]], ...] = (
         ("block", _is_block),
         ("normed", _is_normed),
@@ -67,33 +72,85 @@ def units(walk: Walk) -> tuple[Unit, ...]:
             clash = any(call.nodes & unit.nodes for unit in found)
             if not clash and _self_contained(graph, call) and test(walk, call):
                 found.append(Unit(call.path, call.nodes, kind))
-    return tuple(sorted(found, key=lambda u: min(place[n] for n in u.nodes)))
+    needed = depths(graph)
+    found = _with_tails(graph, found, once, needed)
+    order = {u.path: (_depth(u.nodes, needed), u.kind == "exit", min(place[n] for n in u.nodes)) for u in found}
+    return tuple(sorted(found, key=lambda u: order[u.path]))
 
 
-def _named(walk: Walk) -> list[Unit]:
+def depths(graph: Graph) -> dict[fx.Node, int]:
+    """Step -> the place of the shallowest exit that needs its value; nothing for a net without exits."""
+    out: dict[fx.Node, int] = {}
+    for place, node in enumerate(graph.outputs if names_of(graph.module) else ()):
+        further = [node]
+        while further:
+            node = further.pop()
+            if node not in out:
+                out[node] = place
+                further += node.all_input_nodes
+    return out
+
+
+def _depth(nodes: frozenset[fx.Node], needed: dict[fx.Node, int]) -> int:
+    return min(needed.get(node, 0) for node in nodes)
+
+
+def _exits(walk: Walk) -> list[Unit]:
+    """The net's exits. Raises UseError for one that is none, saying why."""
+    net, out = walk.graph.module, []
+    for path, result in zip(names_of(walk.graph.module), walk.graph.outputs, strict=False):
+        calls = _calls(walk.graph, path)
+        why = _unfit(walk, calls)
+        if not why and calls[0].result is not result:
+            why = "its result is not the logits that the forward returns at its place"
+        if why:
+            raise UseError(f"net {type(net).__name__}: exits names {path!r}, which is none: {why}")
+        out.append(Unit(path, calls[0].nodes, "exit"))
+    return out
+
+
+def _with_tails(graph: Graph, found: list[Unit], once: list[Call], needed: dict[fx.Node, int]) -> list[Unit]:
+    """`found` and the tails: blocks that cannot go otherwise, and whatever else has parameters, outermost first."""
+    out = [Unit(u.path, u.nodes, "tail") if u.kind == "fixed" and _depth(u.nodes, needed) else u for u in found]
+    for call in sorted(once, key=lambda c: c.path.count(".")) if needed else ():
+        one = len({needed.get(n, 0) for n in call.nodes}) == 1 and _depth(call.nodes, needed) > 0
+        clash = any(call.nodes & u.nodes for u in out)
+        holds = any(True for _ in graph.module.get_submodule(call.path).parameters())
+        if one and holds and not clash and _self_contained(graph, call):
+            out.append(Unit(call.path, call.nodes, "tail"))
+    return out
+
+
+def _named(walk: Walk, exits: list[Unit]) -> list[Unit]:
     """The units that the net itself names. Raises UseError for one that cannot be left out, saying why."""
     net, out = walk.graph.module, []
     for path in getattr(net, "depth_units", ()):
-        calls = [c for c in walk.graph.calls if c.path == path] or [
-            Call(path, tuple(n.all_input_nodes), frozenset((n,)), n)
-            for n in walk.graph.order
-            if n.op == "call_module" and n.target == path
-        ]
-        why = _unfit(walk, calls)
+        calls = _calls(walk.graph, path)
+        why = _unfit(walk, calls, same_shape=True)
+        why = why or ", ".join(f"it has exit {e.path} in it" for e in exits if e.nodes & calls[0].nodes)
         if why:
             raise UseError(f"net {type(net).__name__}: depth_units names {path!r}, which cannot be left out: {why}")
         out.append(Unit(path, calls[0].nodes, "named"))
     return out
 
 
-def _unfit(walk: Walk, calls: list[Call]) -> str:
+def _calls(graph: Graph, path: str) -> list[Call]:
+    """The calls of a submodule, be it a single step or many."""
+    return [c for c in graph.calls if c.path == path] or [
+        Call(path, tuple(n.all_input_nodes), frozenset((n,)), n)
+        for n in graph.order
+        if n.op == "call_module" and n.target == path
+    ]
+
+
+def _unfit(walk: Walk, calls: list[Call], same_shape: bool = False) -> str:
     if len(calls) != 1:
         return f"the forward calls it {len(calls)} times"
     shapes, call = walk.graph.shapes, calls[0]
     if not _self_contained(walk.graph, call):
         return "it is no submodule with one tensor in, one out, and tensors that nothing else uses"
     into, out = shapes.get(call.inputs[0]), shapes.get(call.result)
-    return "" if into == out else f"its input has shape {into}, its result {out}"
+    return "" if into == out or not same_shape else f"its input has shape {into}, its result {out}"
 
 
 def _self_contained(graph: Graph, call: Call) -> bool:

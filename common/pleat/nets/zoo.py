@@ -13,6 +13,10 @@
 
 Residual blocks are written so that `trace` finds their units: a block whose shape stays the same is bypassed, a
 widening one loses its branch and keeps its shortcut.
+
+The residual nets take `exits`: that many heads, the last of them the net's own, behind evenly spaced blocks. An earlier
+one widens and halves what it sees as the rest of the trunk would, by separable convolutions (DepthFL's bottleneck). The
+mlp takes 2, one head behind each hidden layer. 0 and 1: the net as it is.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from torch import Tensor, nn
 
 from pleat.errors import UseError
 from pleat.nets.arguments import parse_shape
+from pleat.nets.exits import Exits
 from pleat.nets.norms import Norm, group_norm, norm_named
 
 _ALL = ("mlp", "cnn", "caldas", "resnet6", "resnet8", "resnet18", "resnet20", "resnet56")
@@ -46,10 +51,19 @@ def _image(text: str, least: int, net: str) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def mlp(input_shape: str, classes: int, first: int = 256, second: int = 128) -> nn.Module:
+def _check_exits(net: str, exits: int, most: int) -> None:
+    if isinstance(exits, bool) or not isinstance(exits, int) or not 0 <= exits <= most:
+        raise UseError(f"exits of {net} must be a whole number from 0 (one head, as without) to {most}, got {exits!r}")
+
+
+def mlp(input_shape: str, classes: int, first: int = 256, second: int = 128, exits: int = 0) -> nn.Module:
     """Two hidden layers; the input is flattened, whatever its shape."""
     _positive(classes=classes, first=first, second=second)
+    _check_exits("mlp", exits, 2)
     size = math.prod(parse_shape(input_shape))
+    if exits == 2:
+        blocks = (nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in ((size, first), (first, second)))
+        return Exits(nn.Flatten(), blocks, (1, 2), (nn.Linear(first, classes), nn.Linear(second, classes)))
     return nn.Sequential(
         OrderedDict(
             flat=nn.Flatten(),
@@ -145,17 +159,52 @@ class PostActivation(nn.Module):
         return torch.relu(short + self.branch(x))
 
 
-def resnet6(input_shape: str, classes: int, width: int = 16) -> nn.Module:
+def _head(into: int, wider: list[int], norm: Norm, classes: int) -> nn.Sequential:
+    """Pooling and a linear map, behind a separable convolution, which halves the image, for each width of `wider`."""
+    out = OrderedDict[str, nn.Module]()
+    for i, width in enumerate(wider):
+        out[f"down{i}"] = nn.Sequential(
+            OrderedDict(
+                depth=nn.Conv2d(into, into, 3, 2, padding=1, groups=into, bias=False),
+                point=nn.Conv2d(into, width, 1, bias=False),
+                norm=norm(width),
+                relu=nn.ReLU(),
+            )
+        )
+        into = width
+    return nn.Sequential(
+        out | OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), head=nn.Linear(into, classes))
+    )
+
+
+def _with_exits(
+    exits: int, stem: nn.Module, blocks: list[nn.Module], sizes: list[int], norm: Norm, classes: int, before: bool
+) -> nn.Module:
+    """Heads behind evenly spaced blocks; `sizes`: the widths after the stem and each block. `before`: blocks that norm
+    before they convolve leave their sum to the head to norm."""
+    ends, heads = [-(-(i + 1) * len(blocks) // exits) for i in range(exits)], []
+    for end in ends:
+        head = _head(sizes[end], sorted({s for s in sizes if s > sizes[end]}), norm, classes)
+        first = OrderedDict[str, nn.Module](norm=norm(sizes[end]), relu=nn.ReLU())
+        heads.append(nn.Sequential(first | OrderedDict(head.named_children())) if before else head)
+    return Exits(stem, blocks, ends, heads)
+
+
+def resnet6(input_shape: str, classes: int, width: int = 16, exits: int = 0) -> nn.Module:
     """Six pre-activation blocks of `width`, twice it and four times it."""
     _positive(classes=classes, width=width)
+    _check_exits("resnet6", exits, 6)
     if width % 4:
         raise UseError(f"width of resnet6 must be a multiple of 4, its norm groups' size, got {width}")
     channels, _, _ = _image(input_shape, 4, "resnet6")
     sizes = [width * k for k in (1, 1, 1, 2, 2, 4, 4)]
     blocks = [PreActivation(a, b, 1 if a == b else 2) for a, b in pairwise(sizes)]
+    stem = _conv3(channels, width)
+    if exits > 1:
+        return _with_exits(exits, stem, [*blocks], sizes, group_norm, classes, True)
     return nn.Sequential(
         OrderedDict(
-            stem=_conv3(channels, width),
+            stem=stem,
             blocks=nn.Sequential(*blocks),
             norm=group_norm(sizes[-1]),
             relu=nn.ReLU(),
@@ -166,39 +215,42 @@ def resnet6(input_shape: str, classes: int, width: int = 16) -> nn.Module:
     )
 
 
-def resnet18(input_shape: str, classes: int, width: int = 64, norm: str = "group") -> nn.Module:
+def resnet18(input_shape: str, classes: int, width: int = 64, norm: str = "group", exits: int = 0) -> nn.Module:
     """Four stages of two blocks, of `width` to eight times it; for small images: a 3x3 stem, no pooling before."""
-    return _residual("resnet18", input_shape, classes, [width * k for k in (1, 2, 4, 8)], 2, norm)
+    return _residual("resnet18", input_shape, classes, [width * k for k in (1, 2, 4, 8)], 2, norm, exits)
 
 
-def resnet8(input_shape: str, classes: int, width: int = 16, norm: str = "group") -> nn.Module:
+def resnet8(input_shape: str, classes: int, width: int = 16, norm: str = "group", exits: int = 0) -> nn.Module:
     """Three stages of one block, of `width` to four times it."""
-    return _residual("resnet8", input_shape, classes, [width * k for k in (1, 2, 4)], 1, norm)
+    return _residual("resnet8", input_shape, classes, [width * k for k in (1, 2, 4)], 1, norm, exits)
 
 
-def resnet20(input_shape: str, classes: int, width: int = 16, norm: str = "group") -> nn.Module:
+def resnet20(input_shape: str, classes: int, width: int = 16, norm: str = "group", exits: int = 0) -> nn.Module:
     """Three stages of three blocks, of `width` to four times it."""
-    return _residual("resnet20", input_shape, classes, [width * k for k in (1, 2, 4)], 3, norm)
+    return _residual("resnet20", input_shape, classes, [width * k for k in (1, 2, 4)], 3, norm, exits)
 
 
-def resnet56(input_shape: str, classes: int, width: int = 16, norm: str = "group") -> nn.Module:
+def resnet56(input_shape: str, classes: int, width: int = 16, norm: str = "group", exits: int = 0) -> nn.Module:
     """Three stages of nine blocks, of `width` to four times it."""
-    return _residual("resnet56", input_shape, classes, [width * k for k in (1, 2, 4)], 9, norm)
+    return _residual("resnet56", input_shape, classes, [width * k for k in (1, 2, 4)], 9, norm, exits)
 
 
-def _residual(net: str, text: str, classes: int, stages: list[int], blocks: int, norm: str) -> nn.Module:
+def _residual(net: str, text: str, classes: int, stages: list[int], blocks: int, norm: str, exits: int) -> nn.Module:
     """A stem, stages of `blocks` residual blocks, all but the first halving the image, and a linear head."""
     _positive(classes=classes, width=stages[0])
+    _check_exits(net, exits, blocks * len(stages))
     made = norm_named(norm)
     if stages[0] % 4 and norm == "group":
         raise UseError(f"width of {net} must be a multiple of 4, its norm groups' size, got {stages[0]}")
     channels, _, _ = _image(text, 1 << (len(stages) - 1), net)
     sizes = [stages[0], *(size for size in stages for _ in range(blocks))]
     made_blocks = [PostActivation(a, b, 1 if a == b else 2, made) for a, b in pairwise(sizes)]
-    stem = OrderedDict(conv=_conv3(channels, stages[0]), norm=made(stages[0]), relu=nn.ReLU())
+    stem = nn.Sequential(OrderedDict(conv=_conv3(channels, stages[0]), norm=made(stages[0]), relu=nn.ReLU()))
+    if exits > 1:
+        return _with_exits(exits, stem, [*made_blocks], sizes, made, classes, False)
     return nn.Sequential(
         OrderedDict(
-            stem=nn.Sequential(stem),
+            stem=stem,
             blocks=nn.Sequential(*made_blocks),
             pool=nn.AdaptiveAvgPool2d(1),
             flat=nn.Flatten(),

@@ -30,6 +30,7 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
             rates,
         )
     need(len(set(holds.rungs)) == len(holds.rungs), "holds.widths", "such that no two sizes are the same", holds.widths)
+    need(0 <= holds.exits <= 64, "holds.exits", "0 (the net as it is) to 64 heads", holds.exits)
     need(all(0 < k <= 1 for k in recipe.returns.keeps), "returns.keeps", "shares in (0, 1]", recipe.returns.keeps)
     need(0 <= recipe.fold.exponent <= 1, "fold.exponent", "in [0, 1]", recipe.fold.exponent)
     need(recipe.rule.since >= 1, "rule.since", "a round from 1", recipe.rule.since)

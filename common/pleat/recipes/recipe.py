@@ -24,13 +24,14 @@ class Holds(Table, frozen=True):
     """1. What a device holds: the ladder of rows on offer, as rates in (0, 1], largest first: `widths` of the rule's
     chooser, `depths` of its chooser of depth, `densities` of its chooser of masks. Level by level, where one rate alone
     holds for all; `crossed`: each with each. `scaled_start`: scale the first weights so that every size begins with
-    activations of the usual strength."""
+    activations of the usual strength. `exits`: heads that the net is built with, one a depth class; 0: as it is."""
 
     widths: tuple[float, ...] = (1.0,)
     depths: tuple[float, ...] = (1.0,)
     densities: tuple[float, ...] = (1.0,)
     crossed: bool = False
     scaled_start: bool = False
+    exits: int = 0
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
@@ -72,13 +73,14 @@ class Objective(Table, frozen=True):
     """3. What is trained. `name`: an entry of the device's objectives; `settings`: its numbers; `nested`: train along
     the ladder's smaller rows too. `gate`: how weights enter the net in training, an entry of the device's gates.
     `scaler`: divide what a cut layer puts out by the share of it that is held. `dense`: train what the masks leave out
-    too, from 0."""
+    too, from 0. `ensemble`: a net with exits answers by the mean of their logits, else by the deepest's."""
 
     name: str = "cross_entropy"
     nested: bool = False
     gate: str = ""
     scaler: bool = False
     dense: bool = False
+    ensemble: bool = False
     settings: dict[str, float] = {}
 
 

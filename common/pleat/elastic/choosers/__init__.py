@@ -1,7 +1,8 @@
 """Choosers: model map + rate + draw -> selection, one family a file; this is the one table of their names.
 
 `rate` lies in (0, 1], 1 = the whole model. It is the share of channels kept (prefix, random, rolling, inner,
-channels), of blocks that can be spared (depth), of parameters (hyb) or of matrix entries (magnitude and its kin).
+channels), of blocks that can be spared (depth), of exits (depth-prefix, depth-own), of parameters (hyb) or of matrix
+entries (magnitude and its kin).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import difflib
 from pleat.elastic.choosers.channels import channels
 from pleat.elastic.choosers.depth import depth
 from pleat.elastic.choosers.draw import Chooser, Draw
+from pleat.elastic.choosers.exits import depth_own, depth_prefix
 from pleat.elastic.choosers.inner import hybrid, inner
 from pleat.elastic.choosers.magnitude import magnitude, magnitude_erk, magnitude_global, stored
 from pleat.elastic.choosers.rung import Rung
@@ -30,6 +32,8 @@ CHOOSERS: dict[str, Chooser] = {
     "rolling": rolling,
     "channels": channels,
     "depth": depth,
+    "depth-prefix": depth_prefix,
+    "depth-own": depth_own,
     "magnitude": magnitude,
     "magnitude-global": magnitude_global,
     "magnitude-erk": magnitude_erk,
@@ -49,9 +53,6 @@ def choose(name: str, model: ModelMap, rate: float, draw: Draw) -> Selection:
 
 
 def composed(width: str, depth: str, mask: str, model: ModelMap, rung: Rung, draw: Draw) -> Selection:
-    """What the three choosers all hold, each at the rung's rate; those of depth and masks only where it is below 1."""
-    selection = choose(width, model, rung.width, draw)
-    for name, rate in ((depth, rung.depth), (mask, rung.density)):
-        if rate != 1:
-            selection = compose(model, selection, choose(name, model, rate, draw))
-    return selection
+    """What the three choosers all hold, each at the rung's rate; that of masks only where it is below 1."""
+    selection = compose(model, choose(width, model, rung.width, draw), choose(depth, model, rung.depth, draw))
+    return selection if rung.density == 1 else compose(model, selection, choose(mask, model, rung.density, draw))

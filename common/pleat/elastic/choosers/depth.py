@@ -27,7 +27,7 @@ def droppable(model: ModelMap) -> list[str]:
     the last."""
     stages: dict[str, list[str]] = {}
     entered: set[str] = set()  # streams that a kept block of two streams leads into
-    for unit in model.units:
+    for unit in (u for u in model.units if u in model.spare):
         streams = _streams(model, unit)
         if len(streams) == 1:
             stages.setdefault(streams[0], []).append(unit)

@@ -37,7 +37,7 @@ def hybrid(model: ModelMap, rate: float, draw: Draw) -> Selection:
     if not blocks:
         return prefix(model, rate, draw)
     order = _in_order(model, blocks)
-    least = {g.name: 0 if g.unit in model.units else g.step for g in blocks}
+    least = {g.name: 0 if g.unit in model.spare else g.step for g in blocks}
 
     def after(steps: int) -> Selection:
         widths = dict(least)
@@ -62,7 +62,7 @@ def _nearest(group: Group, rate: float) -> int:
 
 def _layout(model: ModelMap, widths: dict[str, int]) -> Selection:
     """Prefixes of the given widths; a unit of which a group has width 0 is dropped, one that cannot be keeps a step."""
-    dropped = {model.group[n].unit for n, w in widths.items() if w == 0 and model.group[n].unit in model.units}
+    dropped = {model.group[n].unit for n, w in widths.items() if w == 0 and model.group[n].unit in model.spare}
     kept = {n: np.arange(max(w, model.group[n].step)) for n, w in widths.items() if model.group[n].unit not in dropped}
     return make(model, kept, dropped)
 
@@ -71,7 +71,7 @@ def _in_order(model: ModelMap, blocks: list[Group]) -> list[str]:
     """The group of every further step of channels, in the order in which they are taken."""
     steps = []
     for place, group in enumerate(blocks):
-        start = 0 if group.unit in model.units else group.step
+        start = 0 if group.unit in model.spare else group.step
         first, further = _cost(model, blocks, group, start), _cost(model, blocks, group, group.step)
         further_steps = range((group.size - start) // group.step)
         steps += [(first + n * further, place, n, group.name) for n in further_steps]
