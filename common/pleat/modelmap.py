@@ -31,6 +31,8 @@ class Segment:
 
 Axis = tuple[Segment, ...]
 
+OUTPUT = "the net's output"  # the reason for which the logits of a net stay whole; so they are told from other groups
+
 
 @dataclass(frozen=True)
 class Group:

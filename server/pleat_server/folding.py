@@ -21,7 +21,7 @@ from pleat.elastic.portion import only_held
 from pleat.exchange.order import SQUARES, Order, OrderId, Payload
 from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
-from pleat.modelmap import Axis, ModelMap
+from pleat.modelmap import OUTPUT, Axis, ModelMap
 from pleat.params import Array, Params, Sparse, Update
 from pleat.recipes.recipe import Recipe
 from pleat_server.desk import decode_payload, part_of
@@ -167,7 +167,7 @@ def counted_rows(setup: Setup, report: Report) -> dict[str, NDArray[np.int64]] |
 
 
 def _is_logits(model: ModelMap, axis: Axis) -> bool:
-    return len(axis) == 1 and axis[0].group == "logits"
+    return len(axis) == 1 and axis[0].group != "" and model.group[axis[0].group].reason == OUTPUT
 
 
 def _values(setup: Setup, total: Fold, accepted: list[tuple[Order, Report]], updates: _Updates) -> dict[str, float]:

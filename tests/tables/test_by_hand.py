@@ -14,7 +14,9 @@ from pleat.elastic.fold import Fold
 from pleat.elastic.selection import WHOLE, Selection, make
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Part, Payload, Return
 from pleat.exchange.report import Report
-from pleat.modelmap import Group, ModelMap
+from pleat.modelmap import OUTPUT, Group, ModelMap
+from pleat.nets.build import spec
+from pleat.nets.trace import model_map as traced
 from pleat.params import Params
 from pleat.recipes.recipe import FoldChoice, Recipe, Server
 from pleat_server.desk import part_of
@@ -42,7 +44,8 @@ def test_heterofl_counts_devices_alike_and_leaves_out_rows_of_absent_classes() -
     on channel 1 is held by device 1 but not known there, so device 0 alone counts. Sample counts do not matter.
     """
     model = model_map(
-        [Group("g", 4), Group("logits", 3, role="frozen")], [("head", (channels("logits"), channels("g")), 1)]
+        [Group("g", 4), Group("logits", 3, role="frozen", reason=OUTPUT)],
+        [("head", (channels("logits"), channels("g")), 1)],
     )
     kept: list[list[int] | None] = [None, [0, 1], [0]]
     selections = [make(model, {"g": k}) if k else WHOLE for k in kept]
@@ -62,7 +65,7 @@ def test_heterofl_counts_devices_alike_and_leaves_out_rows_of_absent_classes() -
 
 
 def test_an_entry_that_no_device_knows_keeps_its_value_under_class_rows() -> None:
-    model = model_map([Group("logits", 3, role="frozen")], [("head", (channels("logits"),))])
+    model = model_map([Group("logits", 3, role="frozen", reason=OUTPUT)], [("head", (channels("logits"),))])
     fold = Fold(model)
     rows = counted_rows(setup(model, rows=True), report(0, (0, 2), 1))
     fold.add({"head": np.ones(3, np.float32)}, WHOLE, 1.0, rows)
@@ -79,6 +82,15 @@ def test_zero_coverage_and_residual_fill_of_one_tensor() -> None:
     assert (theta["w"] + fold.finish(1.0)["w"]).tolist() == [12, 24, 30]  # (3 x 14 + 6) / 4; 24 alone; kept
     assert (theta["w"] + fold.finish(0.0)["w"]).tolist() == [12, 23, 30]  # 20 + 3/4 x 4
     assert (theta["w"] + fold.zero_fill(theta)["w"]).tolist() == [12, 18, 0]  # 3/4 x 24; lost
+
+
+@pytest.mark.parametrize(("net", "shape"), [("mlp", (1, 8, 8)), ("cnn", (1, 8, 8)), ("resnet8", (3, 8, 8))])
+def test_the_rows_of_the_logits_are_found_in_nets_as_they_are_traced(net: str, shape: tuple[int, ...]) -> None:
+    found = counted_rows(setup(traced(spec(net, shape, 10)), rows=True), report(0, (0, 2), 1))
+    assert {name: rows.tolist() for name, rows in (found or {}).items()} == {
+        "head.weight": [0, 2],
+        "head.bias": [0, 2],
+    }
 
 
 VECTOR = model_map([Group("g", 1)], [("w", (channels("g"), fixed(4)), 1)])

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from pleat.modelmap import OUTPUT
 from pleat.nets.channels import Channels, Label, Labels, fixed
 from pleat.nets.graph import BATCH, Graph, Shape
 from pleat.nets.lengths import Length, Source
@@ -154,7 +155,7 @@ def walk(
             _attribute(state, node)
         elif node.op == "output":
             for last in state.inputs(node):
-                state.freeze(last, "the net's output")
+                state.freeze(last, OUTPUT)
         elif node.op == "call_module":
             module = graph.module.get_submodule(str(node.target))
             _apply(state, node, None if _hooked(module) else modules.get(type(module)), module)
