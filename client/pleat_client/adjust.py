@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pleat.elastic.place import gather
 from pleat.elastic.portion import within_masks
+from pleat.elastic.pruning import keep_largest, pruned
 from pleat.elastic.selection import Selection, cuts, held, make, shape_of
 from pleat.elastic.selection import global_index as at
 from pleat.errors import UseError
@@ -129,24 +130,6 @@ def rewind(moment: Moment) -> Changed:
     chosen, start = moment.with_masks(masks), moment.start()
     fresh = {n: start[n] if n in masks else a for n, a in moment.params.items()}
     return chosen, within_masks(moment.model, chosen, fresh)
-
-
-def pruned(masks: Mapping[str, Bools], weights: Params, share: float) -> dict[str, Bools]:
-    """Each mask without floor(share x entries held) of its smallest weights; one entry at least stays."""
-    out = {}
-    for name, mask in masks.items():
-        held_now = int(mask.sum())
-        out[name] = keep_largest(mask, weights[name], max(1, held_now - math.floor(round(share * held_now, 9))))
-    return out
-
-
-def keep_largest(mask: Bools, values: Array, count: int) -> Bools:
-    """The `count` entries of `mask` with the largest magnitudes; of equal ones the first."""
-    size = np.where(mask, np.abs(values).astype(np.float64), -1.0).reshape(-1)
-    chosen = np.zeros(size.size, np.bool_)
-    chosen[np.argsort(-size, kind="stable")[:count]] = True
-    out: Bools = chosen.reshape(mask.shape) & mask
-    return out
 
 
 @dataclass(frozen=True)

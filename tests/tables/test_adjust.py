@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pleat.elastic.pruning import keep_largest, pruned
 from pleat.elastic.selection import WHOLE, Selection, make
 from pleat.errors import UseError
 from pleat.modelmap import Group
 from pleat.params import Params
-from pleat_client.adjust import ADJUSTERS, Moment, adjuster, keep_largest, moved, pruned
+from pleat_client.adjust import ADJUSTERS, Moment, adjuster, moved
 from support.models import channels, fixed, model_map
 
 MODEL = model_map([Group("g", 4)], [("bias", (channels("g"),)), ("weight", (channels("g"), fixed(5)), 1)])

@@ -14,6 +14,7 @@ PARAMS = {"w": np.array([[1, -2], [3, 0.5]], np.float32)}
 KEPT = {
     "start": {"w": np.array([[1, 2], [2, 0]], np.float32)},
     "squares": {"w": np.array([[4, 0.25], [0, 16]], np.float32)},
+    "imp": {"w": np.array([[0.5, 1], [0.25, 0.75]], np.float32)},
 }
 
 
@@ -25,6 +26,7 @@ KEPT = {
         ("gradient", [[2, 0.5], [0, 4]]),
         ("square", [[4, 0.25], [0, 16]]),
         ("taylor", [[2, 1], [0, 2]]),
+        ("imp", [[0.5, 1], [0.25, 0.75]]),
     ],
 )
 def test_importance_of_four_weights_worked_by_hand(kind: str, worth: list[list[float]]) -> None:

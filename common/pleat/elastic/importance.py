@@ -5,6 +5,7 @@
     gradient  |g|, the root of the mean square over devices and rounds
     square    g^2, the Fisher information's diagonal
     taylor    |g w|, what the loss changes to first order when the entry goes
+    imp       when iterative magnitude pruning let it go, the later the higher (`pruning.py`)
 
 g comes from devices, as squares of gradients summed over an order's steps. Before any has come, importance is size.
 """
@@ -18,14 +19,17 @@ import numpy as np
 
 from pleat.params import Params
 
-Kind = Literal["size", "change", "gradient", "square", "taylor"]
+Kind = Literal["size", "change", "gradient", "square", "taylor", "imp"]
 KINDS: tuple[str, ...] = get_args(Kind)
 OF_GRADIENTS = ("gradient", "square", "taylor")
-START, SQUARES = "start", "squares"  # names of what a run keeps for these
+START, SQUARES, IMP = "start", "squares", "imp"  # names of what a run keeps for these
 
 
 def importance(kind: str, params: Params, kept: Mapping[str, Params]) -> Params:
-    """Importance of `kind`, named and shaped as `params`. `kept`: the run's first weights and its mean squares."""
+    """Importance of `kind`, named and shaped as `params`. `kept`: the run's first weights, its mean squares, and
+    the scores of pruning, of matrices and kernels alone."""
+    if kind == IMP:
+        return kept.get(IMP, params)
     start, squares = kept.get(START), kept.get(SQUARES)
     if kind == "change" and start is not None:
         return {n: np.abs(a - start[n]) for n, a in params.items()}
