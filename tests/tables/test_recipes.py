@@ -83,6 +83,13 @@ WRONG = [
     ("[trainng]\nepochs = 2", "unknown key 'trainng'; did you mean 'training'"),
     ("[training]\nepochs = 'two'", "Expected `int`"),
     ("[training]\nepochs = 0", "training.epochs must be at least 1"),
+    ("[proxy]\nshare = 0.0", "line 2: proxy.share must be a share in (0, 1], got 0.0"),
+    ("[proxy]\nprune = 1.0", "proxy.prune must be a share in (0, 1)"),
+    ("[proxy]\ncycles = 0", "proxy.cycles must be at least 1"),
+    ("[proxy]\nepochs = 0", "proxy.epochs must be at least 1"),
+    ("[proxy]\nrewind = 11", "proxy.rewind must be an epoch up to 10, or -1 (go on), got 11"),
+    ("[proxy]\ntune = -1", "proxy.tune must be 0 (score rows as they are) or a number of epochs"),
+    ("[proxy]\ncycle = 3", "unknown key 'proxy.cycle'; did you mean 'cycles'?"),
     ("[holds]\nwidths = [0.5, 1.0]", "holds.widths must be rates in (0, 1], falling"),
     ("[holds]\nwidths = []", "holds.widths must be"),
     (

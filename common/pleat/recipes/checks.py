@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pleat.elastic.importance import OF_GRADIENTS
 from pleat.errors import UseError
-from pleat.recipes.recipe import Recipe
+from pleat.recipes.recipe import Proxy, Recipe
 
 
 def check(recipe: Recipe, where: Callable[[str], str]) -> None:
@@ -50,7 +50,17 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
     need(0 < s.cohort <= 1, "server.cohort", "in (0, 1]", s.cohort)
     need(s.scored >= 1, "server.scored", "a number of rounds from 1", s.scored)
     need(s.deadline_s >= 0, "server.deadline_s", "0 (from the plan) or more seconds", s.deadline_s)
+    _proxy(recipe.proxy, need)
     _consistent(recipe, where)
+
+
+def _proxy(p: Proxy, need: Callable[[bool, str, str, object], None]) -> None:
+    need(0 < p.share <= 1, "proxy.share", "a share in (0, 1]", p.share)
+    need(p.cycles >= 1, "proxy.cycles", "at least 1", p.cycles)
+    need(0 < p.prune < 1, "proxy.prune", "a share in (0, 1)", p.prune)
+    need(p.epochs >= 1, "proxy.epochs", "at least 1", p.epochs)
+    need(-1 <= p.rewind <= p.epochs, "proxy.rewind", f"an epoch up to {p.epochs}, or -1 (go on)", p.rewind)
+    need(p.tune >= 0, "proxy.tune", "0 (score rows as they are) or a number of epochs", p.tune)
 
 
 def _consistent(recipe: Recipe, where: Callable[[str], str]) -> None:

@@ -1,8 +1,8 @@
 """A method is six choices (elastic.md section 1), and a recipe is a TOML file of them.
 
 The six are the tables `holds`, `rule`, `objective`, `returns`, `fold` and `personal`; `training`, `server` and `plan`
-hold what every method needs. `load.py` reads it, `checks.py` says what may stand in it. Functions that cut, code, ship,
-train and fold know no recipe by name.
+hold what every method needs, `proxy` what some do beforehand. `load.py` reads it, `checks.py` says what may stand in
+it. Functions that cut, code, ship, train and fold know no recipe by name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 
 from pleat.elastic.choosers.rung import Rung
 from pleat.elastic.importance import Kind
+from pleat.elastic.pruning import Across
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -139,6 +140,22 @@ class Server(Table, frozen=True):
     scored: int = 1  # rounds from one score of the model to the next; the last round is always scored
 
 
+class Proxy(Table, frozen=True):
+    """What the server trains on data of its own before the first round, where `rule.score` is "imp". `share`: of the
+    training samples known, at most. `cycles` of iterative magnitude pruning (`elastic/pruning.py`), each of which
+    trains `epochs` and prunes the share `prune` of what is left, `across` layers or the net; survivors go back to the
+    weights after `rewind` epochs of the first cycle (0: the first weights; -1: they go on as they are). `tune`: epochs
+    that a row of the lookup table is trained from there before it is scored, 0 = as it is."""
+
+    share: float = 0.05
+    cycles: int = 8
+    prune: float = 0.2
+    epochs: int = 10
+    rewind: int = 0
+    across: Across = "layer"
+    tune: int = 10
+
+
 class Plan(Table, frozen=True):
     """Who trains which row. `policy`: sweep, ducb, lookup or fixed; `settings`: its numbers. `limits`: rows that break
     a device's budgets are not offered to it; without (an upper reference) only the device's own check of memory stands.
@@ -167,5 +184,6 @@ class Recipe(Table, frozen=True):
     personal: Personal = Personal()
     training: Training = Training()
     server: Server = Server()
+    proxy: Proxy = Proxy()
     plan: Plan = Plan()
     models: dict[str, dict[str, Any]] = {}  # per net name: tables laid over this recipe ("tiny nets: joint")
