@@ -60,6 +60,7 @@ NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "prunefl": ({"holds": {"widths": [1.0]}}, 0.0),
     "local": ({"personal": {"tensors": []}}, 0.0),
     "complement": ({"holds": {"widths": [1.0]}, "server": {"rate": 1.0}, "training": {"rate": 0.05}}, 0.0),
+    "fedscr": ({"returns": {"up": "scr:0/raw"}}, 0.0),
     "fedsparsify": ({"holds": {"widths": [1.0]}}, 0.0),
     "elastic": (
         {
@@ -348,3 +349,12 @@ def test_a_run_may_be_scored_every_few_rounds_and_always_at_its_end(tmp_path: Pa
 def test_newcomers_are_timed_unless_the_recipe_does_without(tmp_path: Path, timed: bool) -> None:
     ran = simulate(tmp_path / "run", "fedavg", 1, plan={"timed": timed})
     assert [device.trained for device in ran.devices] == [1 + timed] * 3
+
+
+def test_fedscr_sends_less_and_what_it_holds_back_waits_on_the_device(tmp_path: Path) -> None:
+    ran, dense_ = (simulate(tmp_path / n, n, 2) for n in ("fedscr", "fedavg"))
+    assert ran.lines[1]["bytes_up"] < 0.9 * dense_.lines[1]["bytes_up"]
+    residual = ran.devices[0].state.residual["first.weight"]
+    waiting = (residual != 0).any(axis=1)
+    assert waiting.sum() > 0
+    assert not ran.devices[0].state.residual["first.bias"].any()

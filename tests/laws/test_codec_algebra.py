@@ -79,7 +79,10 @@ def test_a_coding_by_text_is_its_links_one_after_another() -> None:
     assert value == encode("topk:0.2/lloyd:4", random_params(model()), ctx)
 
 
-@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=6), st.sampled_from(["topk:0.1/lloyd:3", "lloyd:2"]))
+@given(
+    st.lists(st.integers(0, 10_000), min_size=1, max_size=6),
+    st.sampled_from(["topk:0.1/lloyd:3", "lloyd:2", "scr:0.6/lloyd:3"]),
+)
 @QUICK
 def test_feedback_telescopes_in_global_coordinates_under_changing_selections(seeds: list[int], text: str) -> None:
     net, coding = model(), feedback(build(text))

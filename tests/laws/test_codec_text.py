@@ -31,6 +31,11 @@ REFUSED = {
     "topk:0.1/topk:0.1/f32": "links cannot follow each other so",
     "lloyd:4/f32": "links cannot follow each other so",
     "topk:0.1/bf16-delta": "links cannot follow each other so",
+    "topk:0.1/scr:0.1/f32": "links cannot follow each other so",
+    "scr:0.1/bf16-delta": "links cannot follow each other so",
+    "scr:0.1": "after scr:0.1 say how values travel",
+    "scr:1/f32": "scr:1: the score up to which filters go must be from 0 and below 1",
+    "scr/f32": "scr:: expected the least score of a filter or channel",
     "topk:0.1//f32": "unknown link ''",
 }
 
@@ -52,7 +57,7 @@ def test_spaces_and_the_form_of_a_number_do_not_matter() -> None:
 
 def test_only_differences_use_a_base() -> None:
     assert [t for t in ("raw", "bf16", "bf16-delta", "lloyd:4", "topk:0.1/lloyd:4") if uses_base(t)] == ["bf16-delta"]
-    assert set(LINKS) == {"topk", "lloyd", "raw", "f32", "bf16", "bf16-delta"}
+    assert set(LINKS) == {"scr", "topk", "lloyd", "raw", "f32", "bf16", "bf16-delta"}
 
 
 CODINGS = ["raw", "bf16", "bf16-delta", "f32", "lloyd:1", "lloyd:3", "lloyd:4", "lloyd:8", "topk:0.01/lloyd:4"]

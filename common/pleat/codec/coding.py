@@ -1,14 +1,16 @@
 """Codings by text: "raw", "bf16", "bf16-delta", "lloyd:3", "topk:0.05/lloyd:4", "topk:0.05/f32" ...
 
-A coding is a chain of named links joined by "/": an optional selection (topk:SHARE) and then how values travel. Bits
-count the sign. A new link joins the table `LINKS`; nothing else here, and nothing that calls `build`, changes.
+A coding is a chain of named links joined by "/": [scr:TAU/][topk:SHARE/]VALUES. First whole filters and channels of
+little weight go, then entries, then it says how values travel; entries that are 0 by then are left out. Bits count the
+sign. A new link joins the table `LINKS`; nothing else here, and nothing that calls `build`, changes.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import ceil, log2
 from typing import TypeVar
 
@@ -16,7 +18,7 @@ from pleat.codec import blocks
 from pleat.codec.frame import LEAST, frame
 from pleat.codec.layout import Run, layout
 from pleat.codec.links import bf16_delta, coded_values
-from pleat.codec.select import kept, topk
+from pleat.codec.select import kept, structured, topk
 from pleat.codec.transform import Context, Transform, chain, identity
 from pleat.elastic.selection import Selection
 from pleat.errors import UseError
@@ -26,26 +28,35 @@ N = TypeVar("N", int, float)
 
 BF16_BITS = 11.6  # bf16 by planes: mantissas stay as they are, signs and exponents shrink
 HEADERS = 12  # tags, fields and lengths of a block
+FILTERS, ENTRIES, VALUES = range(3)  # what the links of a chain are about, in their order
 CHANGE_BITS = 6.0  # difference of bf16 patterns to a base some steps away; 1.5 to 6 measured
 
 
 @dataclass(frozen=True)
 class Link:
-    """One parsed link. `share`: of the matrices' entries kept (a selection); `bits`: what a kept value costs."""
+    """One parsed link. `share`: of the matrices' entries kept (a selection); `bits`: what a kept value costs.
+    `stage`: its place in a chain, in which stages rise and the last is VALUES."""
 
     name: str
     share: float | None = None
     bits: float = 0.0
     make: Callable[[float | None], Transform] = field(default=lambda share: identity())
     based: bool = False  # codes against the context's base
-    selects: bool = False
+    stage: int = VALUES
 
 
 def _topk(argument: str) -> Link:
     share = _number(argument, float, "topk", "the share of entries kept, above 0 and at most 1, as in topk:0.05")
     if not 0 < share <= 1:
         raise UseError(f"coding link topk:{argument}: the share of entries kept must be above 0 and at most 1")
-    return Link(f"topk:{share:g}", share=share, make=lambda _: topk(share), selects=True)
+    return Link(f"topk:{share:g}", share=share, make=lambda _: topk(share), stage=ENTRIES)
+
+
+def _scr(argument: str) -> Link:
+    tau = _number(argument, float, "scr", "the least score of a filter or channel, from 0 and below 1, as in scr:0.1")
+    if not 0 <= tau < 1:
+        raise UseError(f"coding link scr:{argument}: the score up to which filters go must be from 0 and below 1")
+    return Link(f"scr:{tau:g}", make=lambda _: structured(tau), stage=FILTERS)
 
 
 def _lloyd(argument: str) -> Link:
@@ -75,6 +86,7 @@ def _delta(argument: str) -> Link:
 
 
 LINKS: dict[str, Callable[[str], Link]] = {
+    "scr": _scr,
     "topk": _topk,
     "lloyd": _lloyd,
     "raw": _plain("raw", 32, blocks.f32, blocks.f32),
@@ -89,30 +101,38 @@ def build(text: str) -> Transform:
 
     Raises UseError for an unknown link, a bad argument, or links that do not follow each other.
     """
-    select, value = parse(text)
-    name = value.name if select is None else f"{select.name}/{value.name}"
-    end = frame(name, value.based)
-    if select is None:
-        return chain(value.make(None), end)
-    return chain(select.make(None), value.make(select.share), end)
+    *selecting, value = parse(text)
+    name = "/".join(link.name for link in (*selecting, value))
+    share = _share(selecting)
+    first = [link.make(None) for link in selecting]
+    if selecting and selecting[-1].stage < ENTRIES:
+        first.append(topk(1.0))  # leaves out what is 0
+    return chain(*first, value.make(share), frame(name, value.based))
+
+
+def _share(selecting: Sequence[Link]) -> float | None:
+    """Of the matrices' entries, the share that is kept at most; None where all are sent. Filters go by their weight, so
+    how many stay is not known before."""
+    return min((link.share for link in selecting if link.share is not None), default=1.0) if selecting else None
 
 
 def uses_base(text: str) -> bool:
     """Whether the coding sends differences to the context's base. Raises UseError as `build` does."""
-    return parse(text)[1].based
+    return parse(text)[-1].based
 
 
-def parse(text: str) -> tuple[Link | None, Link]:
-    """The selecting link, if there is one, and the value link. Raises UseError."""
+def parse(text: str) -> list[Link]:
+    """The links, the last of which says how values travel. Raises UseError."""
     links = [_link(part.strip(), text) for part in text.split("/")]
     *selecting, value = links
-    if value.selects:
+    if value.stage != VALUES:
         raise UseError(f"coding {text!r}: after {value.name} say how values travel, as in {value.name}/lloyd:4")
-    if len(selecting) > 1 or not all(s.selects for s in selecting) or (selecting and value.based):
+    if any(a.stage >= b.stage for a, b in pairwise(links)) or (selecting and value.based):
         raise UseError(
-            f"coding {text!r}: links cannot follow each other so; write [topk:SHARE/]VALUES, as in topk:0.05/lloyd:4"
+            f"coding {text!r}: links cannot follow each other so; write [scr:TAU/][topk:SHARE/]VALUES, as in "
+            f"topk:0.05/lloyd:4"
         )
-    return (selecting[0] if selecting else None), value
+    return links
 
 
 def _link(part: str, text: str) -> Link:
@@ -143,12 +163,11 @@ def predicted_bytes(text: str, model: ModelMap, selection: Selection, has_base: 
     difference is taken to have no base, as for a device that joins, unless `has_base` says that the device holds a
     version a round or so old.
     """
-    select, value = parse(text)
+    *selecting, value = parse(text)
     at = layout(Context(model, selection))
     bits = CHANGE_BITS if value.based and has_base else value.bits
     vector_bits = bits if value.based or value.name == "raw" else BF16_BITS
-    share = 1.0 if select is None or select.share is None else select.share
-    keep = kept(share, at.matrices.size)
+    keep = kept(_share(selecting) or 1.0, at.matrices.size)
     return LEAST + _run_bytes(at.vectors, at.vectors.size, vector_bits) + _run_bytes(at.matrices, keep, bits)
 
 

@@ -1,8 +1,11 @@
-"""Exact top-k: the k entries of largest magnitude over all matrices together, the lowest index first on ties.
+"""Selections: which entries of an update are sent at all.
 
-A random sample sets a threshold that with near certainty lets a few more than k entries through; only these survivors
-are ranked, so the result is that of a full partition at many times its speed. Should fewer than k survive, all are
+Exact top-k: the k entries of largest magnitude over all matrices together, the lowest index first on ties. A random
+sample sets a threshold that with near certainty lets a few more than k entries through; only these survivors are
+ranked, so the result is that of a full partition at many times its speed. Should fewer than k survive, all are
 ranked: the sample never changes the result. Entries that are 0 are never kept.
+
+Structured: whole filters and channels of little weight become 0.
 """
 
 from __future__ import annotations
@@ -46,6 +49,30 @@ def topk(share: float) -> Transform:
         return {name: out[name] for name in sorted(out)}
 
     return stateless(encode, lambda coded, ctx: coded)
+
+
+def structured(tau: float) -> Transform:
+    """Every matrix without its filters and channels of little weight (FedSCR): each scores the sum of its magnitudes,
+    divided by the largest such sum of the tensor, and those of `tau` or less become 0. `tau` = 0 changes nothing.
+
+    A filter is a place of axis 0, a channel one of axis 1, with all that lies on the other axes.
+    """
+
+    def encode(value: Params, ctx: Context) -> Params:
+        return {name: _without(array, tau) if array.ndim >= 2 else array for name, array in value.items()}
+
+    return stateless(encode, lambda coded, ctx: coded)
+
+
+def _without(array: Array, tau: float) -> Array:
+    size, out = np.abs(array, dtype=np.float64), array
+    for axis in (0, 1):
+        score = size.sum(axis=tuple(a for a in range(array.ndim) if a != axis))
+        goes = score <= tau * score.max(initial=0.0)
+        if goes.any():
+            out = out.copy() if out is array else out
+            np.moveaxis(out, axis, 0)[goes] = 0
+    return out
 
 
 def largest(lines: Sequence[Array], k: int) -> list[Index]:

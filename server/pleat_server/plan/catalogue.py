@@ -199,7 +199,7 @@ def _memory(model: ModelMap, recipe: Recipe, own: _Size, up: str) -> int:
     time, so activations are those of the largest.
     """
     dense, bits = size.allocated(model, own.selection), sum(m.size for m in own.selection.masks.values()) // 8
-    copies = 3 + (recipe.training.momentum > 0) + ("topk" in up or "lloyd" in up)
+    copies = 3 + (recipe.training.momentum > 0) + any(link in up for link in ("topk", "lloyd", "scr"))
     return 4 * copies * dense + bits + 4 * own.activations * recipe.training.batch
 
 
