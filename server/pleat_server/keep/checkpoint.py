@@ -13,31 +13,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_arrays
 
 from pleat.disk import clean, make_folder, write_together
 from pleat.errors import LocalError, UseError
+from pleat.tensorfile import pieces
 
 FORMAT = 1
 KEPT = 3
 _SPARE = ".spare"
 
 Arrays = Mapping[str, Mapping[str, NDArray[Any]]]
-
-_TYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
-    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
-}  # fmt: skip
 
 
 def save(folder: Path, round: int, arrays: Arrays, meta: Mapping[str, Any], sweep: bool = True) -> Path:
@@ -141,24 +135,8 @@ def _grouped(data: bytes, path: Path) -> dict[str, dict[str, NDArray[Any]]]:
 
 
 def _safetensors(arrays: Arrays) -> Iterator[memoryview]:
-    """The file's pieces: header length, JSON header, then every array's own memory, in the order of their names."""
-    named = ((f"{quote(g, safe='')}/{n}", a) for g, group in arrays.items() for n, a in group.items())
-    flat = {key: np.asarray(array, order="C") for key, array in named}
-    header: dict[str, Any] = {}
-    offset = 0
-    for key in sorted(flat):
-        array = flat[key]
-        if array.dtype.name not in _TYPES or array.dtype.newbyteorder("<") != array.dtype:
-            raise UseError(f"array {key!r} of type {array.dtype} cannot be kept in a checkpoint")
-        end = offset + array.nbytes
-        header[key] = {"dtype": _TYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # safetensors: the data start at a multiple of 8
-    yield memoryview(struct.pack("<Q", len(text)) + text)
-    for key in sorted(flat):
-        if flat[key].size:
-            yield memoryview(flat[key].reshape(-1).view(np.uint8).data)
+    """The file's pieces, every array under GROUP/TENSOR."""
+    return pieces({f"{quote(g, safe='')}/{n}": a for g, group in arrays.items() for n, a in group.items()})
 
 
 def _of(body: Mapping[str, Any]) -> str:
