@@ -7,6 +7,7 @@ that are missing. Runs of one seed deal the same data to the same devices and dr
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import statistics
 import sys
@@ -25,6 +26,7 @@ from pleat.exchange.report import Budgets
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
 from pleat.recipes import load as recipes
+from pleat.recipes.recipe import Recipe
 from pleat_server import app
 from pleat_server.bench.methods.contenders import Contender, overrides
 from pleat_server.bench.methods.setting import Setting, digest, shards
@@ -73,8 +75,19 @@ def _told(accuracy: float | None) -> str:
 def _stem(contender: Contender, seed: int, data: str, model: str) -> str:
     plain = "".join(ch if ch.isalnum() else "-" for ch in contender.name)
     recipe = recipes.load(contender.recipe, model=model, overrides=contender.laid)
-    what = hashlib.sha256(f"{VERSION} {data} {asdict(contender)!r} {recipe!r}".encode()).hexdigest()[:12]
-    return f"{plain}-{seed}-{what}"
+    what = f"{VERSION} {data} {asdict(contender)!r} {told(recipe)}"
+    return f"{plain}-{seed}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+
+
+def told(recipe: Recipe) -> str:
+    """What a recipe says that is not a default, so that a key which is new to all recipes changes no result's name."""
+    plain, usual = msgspec.to_builtins(recipe), msgspec.to_builtins(Recipe())
+    chosen = {
+        table: {k: v for k, v in values.items() if v != usual[table][k]} if isinstance(usual[table], dict) else values
+        for table, values in plain.items()
+        if table not in ("summary", "paper", "saves", "costs", "models") and values != usual[table]
+    }
+    return json.dumps(chosen, sort_keys=True)
 
 
 def one(setting: Setting, contender: Contender, seed: int) -> Result:
