@@ -99,6 +99,9 @@ class InProcess:
 
     def _carry_out(self, order: Order) -> None:
         device = self._devices[order.device]
+        if self._desk.verdict(device.name, order.id) is Verdict.ALREADY:  # a device does no order twice
+            self._events.append(Reported(device.name, order.id, 0, 0.0))
+            return
         wire = order_to_bytes(order)
         self._count(device.name, down=len(wire))
         if order.id not in device.staged:
