@@ -19,6 +19,32 @@ from pleat.exchange.order import Work
 from pleat.modelmap import ModelMap
 from pleat.nets.nested import views
 from pleat.nets.tensors import bind
+from pleat.params import Params
+
+
+@dataclass(frozen=True)
+class Pulling:
+    """A term of the loss beside the objective: strength/2 |w - anchor|^2 - <w, drift>, in a submodel's coordinates;
+    drift: 0 where missing. FedProx has none, FedDyn its own of every device."""
+
+    strength: float
+    anchor: Params
+    drift: Params
+
+
+@dataclass(frozen=True)
+class Pull:
+    """The same on flat vectors."""
+
+    strength: float
+    anchor: Tensor
+    drift: Tensor | None = None
+
+    def add_to(self, gradient: Tensor, weights: Tensor) -> None:
+        """Add the term's gradient: strength (w - anchor) - drift."""
+        gradient.add_(weights, alpha=self.strength).sub_(self.anchor, alpha=self.strength)
+        if self.drift is not None:
+            gradient.sub_(self.drift)
 
 
 @dataclass
@@ -32,13 +58,16 @@ class Flat:
     grads: dict[str, Tensor]
     inside: Tensor | None  # 1 where an element mask lets a weight live, else 0; None without masks
     summed: Tensor | None = None  # every step's gradient added up, before masks and clipping; None: not asked for
+    pull: Pull | None = None
 
     def step(self, work: Work) -> None:
-        """v = m v + g + decay w; w -= rate v, with g clipped to norm `work.clip`."""
+        """v = m v + g + decay w; w -= rate v, with g, the pull's gradient in it, clipped to norm `work.clip`."""
         with torch.no_grad():
             g = self.gradient
             if self.summed is not None:
                 self.summed.add_(g)
+            if self.pull is not None:
+                self.pull.add_to(g, self.weights)
             if self.inside is not None:
                 g.mul_(self.inside)
             if work.clip:
@@ -70,6 +99,16 @@ def flatten(module: nn.Module, masks: dict[str, Tensor], momentum: bool) -> Flat
         every = weights.new_ones(())
         inside = torch.cat([masks.get(n, every).expand(shape).reshape(-1) for n, shape in shapes.items()])
     return Flat(weights, gradient, torch.zeros_like(weights) if momentum else None, leaf, grads, inside)
+
+
+def pull_of(flat: Flat, pulling: Pulling) -> Pull:
+    """`pulling` as vectors beside the weights."""
+
+    def laid(tensors: Params) -> Tensor:
+        parts = (torch.tensor(tensors[n]) if n in tensors else torch.zeros_like(w) for n, w in flat.leaf.items())
+        return torch.cat([part.detach().reshape(-1).to(flat.weights) for part in parts])
+
+    return Pull(pulling.strength, laid(pulling.anchor), laid(pulling.drift) if pulling.drift else None)
 
 
 def _windows(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:

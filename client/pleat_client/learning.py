@@ -7,7 +7,7 @@ it changes, the epochs that follow train.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pleat.elastic.selection import Selection, extract
 from pleat.exchange.order import SQUARES, Order
@@ -16,7 +16,9 @@ from pleat.nets.build import initial
 from pleat.params import Params
 from pleat.shard import Shard
 from pleat_client.adjust import Moment, adjuster
+from pleat_client.flat import Pulling
 from pleat_client.payloads import Learnt
+from pleat_client.personal import strength_of
 from pleat_client.trainer import Metrics, Stepping, Tick, gradient, score, train
 
 
@@ -31,6 +33,7 @@ class Learning:
     tick: Tick
     device: str
     stepping: Stepping
+    drift: Params = field(default_factory=dict)  # the device's own of FedDyn, in the order's submodel
 
 
 class Summed:
@@ -65,7 +68,7 @@ def learn(job: Learning, received: Params) -> Learnt:
     metrics, total = Metrics(), Summed() if any(r.name == SQUARES for r in job.order.returns) else None
     for number, (start, end) in enumerate(spans):
         if end > start:
-            params, metrics = _train(job, selection, params, (start, end), note, total)
+            params, metrics = _train(job, selection, params, (start, end), note, total, received)
         if number == 0 and adjust.between:
             selection, params = adjust.between(_moment(job, selection, params, params)) or (selection, params)
     selection, params = adjust.after(_moment(job, selection, params, first[0] if first else params)) or (
@@ -82,10 +85,13 @@ def _train(
     span: tuple[int, int],
     note: Callable[[int, Callable[[], Params]], None],
     total: Summed | None,
+    received: Params,
 ) -> tuple[Params, Metrics]:
     """Local epochs from `span[0]` on up to `span[1]`; each span draws its own batches."""
     order = job.order
-    work, seed = replace(order.work, epochs=span[1] - span[0]), order.seed + span[0]
+    settings = {**order.work.settings, "round": float(order.id.round)}
+    work, seed = replace(order.work, epochs=span[1] - span[0], settings=settings), order.seed + span[0]
+    strength = strength_of(work)
     return train(
         order.net,
         job.model,
@@ -100,6 +106,7 @@ def _train(
         note,
         total,
         job.stepping,
+        Pulling(strength, received, job.drift) if strength else None,
     )
 
 

@@ -15,12 +15,13 @@ from pleat.codec.coding import uses_base
 from pleat.codec.feedback import fed_back
 from pleat.codec.transform import Context
 from pleat.elastic.portion import within_masks
-from pleat.elastic.selection import Selection, cut_array, cuts, embed, extract, global_index, held, shapes
+from pleat.elastic.selection import Selection, embed, extract, shapes
 from pleat.errors import Refused, RemoteError
 from pleat.exchange.order import NEEDS_FULL, SQUARES, Order, Part, Payload, Return
 from pleat.exchange.returned import returned_part
 from pleat.modelmap import ModelMap
 from pleat.params import Params, dense, subtract
+from pleat_client.personal import personal
 from pleat_client.state import DeviceState, returned
 
 GIVEN = ("update", "arrays", SQUARES)
@@ -85,38 +86,14 @@ def receive(order: Order, model: ModelMap, state: DeviceState) -> tuple[Params, 
         state = replace(state, version=payload.version, selection=selection, held=params)
     params = recut(model, params, selection, order.selection)
     if payload.selection is not None and order.personal:
-        params |= _personal(order, model, state)
+        params |= personal(order, model, state)
     return params, payload.version, remember(state, order)
-
-
-def _personal(order: Order, model: ModelMap, state: DeviceState) -> Params:
-    """The device's own values of the personal tensors that the order's submodel has."""
-    out: Params = {}
-    for spec in held(model, order.selection):
-        if spec.name not in order.personal:
-            continue
-        if spec.name not in state.own:
-            raise Refused(f"{NEEDS_FULL}: {spec.name} is personal, and this device has none of its own yet")
-        out[spec.name] = np.ascontiguousarray(cut_array(state.own[spec.name], cuts(model, order.selection, spec)))
-    return out
 
 
 def remember(state: DeviceState, order: Order) -> DeviceState:
     """The state that holds the masks of this order, and of no earlier one."""
     selections = (order.selection, *order.nested, *(p.selection for p in order.payloads if p.selection is not None))
     return replace(state, masks={s.masks_digest: s.masks for s in selections if s.masks})
-
-
-def keep_personal(order: Order, model: ModelMap, state: DeviceState, trained: Params) -> DeviceState:
-    """The state with what was trained of the personal tensors; entries that the submodel lacks stay as they were."""
-    own = dict(state.own)
-    for spec in held(model, order.selection):
-        if spec.name in order.personal:
-            before = own.get(spec.name)
-            whole = np.zeros(spec.shape, np.float32) if before is None else before.copy()
-            whole[global_index(spec, cuts(model, order.selection, spec))] = trained[spec.name]
-            own[spec.name] = whole
-    return replace(state, own=own) if order.personal else state
 
 
 def recut(model: ModelMap, params: Params, old: Selection, new: Selection) -> Params:
@@ -180,4 +157,4 @@ def give_back(order: Order, before: DeviceState, after: DeviceState, data: bytes
     What was sent joins the residual again; the version held is the one before, for the server acknowledged no other.
     What the device trained for itself stays.
     """
-    return returned(replace(before, residual=after.residual, own=after.own), after.sent)
+    return returned(replace(before, residual=after.residual, own=after.own, sets=after.sets), after.sent)

@@ -31,8 +31,9 @@ from pleat_client.store import Past
 class DeviceState:
     """`version`, `selection`, `held`: the published version it holds, cut by the selection it came under; -1 = none.
     `sent`: the update of this state's report, decoded, in global coordinates; empty where nothing can be given back.
-    `own`: its personal tensors, in global shapes. `masks`: digest -> the masks it was last sent, or made itself.
-    `absorbed`: the orders ("round-rank") whose returned updates are in this residual already."""
+    `own`: its personal tensors, `sets`: named sets of tensors that its methods keep; both in global shapes. `masks`:
+    digest -> the masks it was last sent, or made itself. `absorbed`: the orders ("round-rank") whose returned updates
+    are in this residual already."""
 
     version: int = -1
     selection: Selection = WHOLE
@@ -42,19 +43,21 @@ class DeviceState:
     absorbed: tuple[str, ...] = ()
     own: Params = field(default_factory=dict)
     masks: Mapping[bytes, Mapping[str, NDArray[np.bool_]]] = field(default_factory=dict)
+    sets: Mapping[str, Params] = field(default_factory=dict)
 
 
 def recall(past: list[Past]) -> tuple[DeviceState, list[OrderId]]:
     """The state that the next order starts from, and the returned orders that it absorbs.
 
-    The residual is the newest there is, whatever became of its report, plus everything that came back since, and so are
-    the personal tensors; the version and masks held are the acknowledged ones, for the server builds on no others.
+    The residual is the newest there is, whatever became of its report, plus everything that came back since, and so is
+    what is personal; the version and masks held are the acknowledged ones, for the server builds on no others.
     """
     acked = [p for p in past if p.fate == "acked"]
     state = from_bytes(acked[-1].state) if acked else DeviceState()
     newest = from_bytes(past[-1].state) if past else state
     back = [p.order_id for p in past if p.fate == "returned"]
-    state = replace(state, residual=newest.residual, own=newest.own, sent={}, absorbed=tuple(_label(i) for i in back))
+    absorbed = tuple(_label(i) for i in back)
+    state = replace(state, residual=newest.residual, own=newest.own, sets=newest.sets, sent={}, absorbed=absorbed)
     for one in past:
         if one.fate == "returned" and _label(one.order_id) not in newest.absorbed:
             state = returned(state, from_bytes(one.state).sent)
@@ -105,22 +108,25 @@ def residual_size(state: DeviceState) -> tuple[int, float]:
 
 _ENTRY_BYTES = 8  # of a sparse entry on disk: a 32-bit place and a float
 
-# As bytes: MessagePack of (version, selection, held, residual, sent, absorbed, own, masks). A tensor is (shape, form,
-# places, values): all values, or those that are not 0 with their places; as halves where every value is a bf16 number.
+# As bytes: MessagePack of the array (version, selection, held, residual, sent, absorbed, own, masks, sets); states of
+# before there were sets end with the masks. A tensor is (shape, form, places, values): all values, or those that are
+# not 0 with their places; as halves where every value is a bf16 number.
 
 _FULL, _HALVES = "f", "h"
 _Tensor = tuple[tuple[int, ...], str, bytes | None, bytes]
 _Masks = dict[str, tuple[tuple[int, ...], bytes]]
-_Plain = tuple[
-    int,
-    tuple[dict[str, bytes], list[str], _Masks],
-    dict[str, _Tensor],
-    dict[str, _Tensor],
-    dict[str, _Tensor],
-    list[str],
-    dict[str, _Tensor],
-    list[_Masks],
-]
+
+
+class _Plain(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    version: int
+    selection: tuple[dict[str, bytes], list[str], _Masks]
+    held: dict[str, _Tensor]
+    residual: dict[str, _Tensor]
+    sent: dict[str, _Tensor]
+    absorbed: list[str]
+    own: dict[str, _Tensor]
+    masks: list[_Masks]
+    sets: dict[str, dict[str, _Tensor]] = {}
 
 
 def to_bytes(state: DeviceState) -> bytes:
@@ -134,23 +140,30 @@ def to_bytes(state: DeviceState) -> bytes:
     tensors = ({n: _pack(t) for n, t in sorted(part.items())} for part in (state.held, state.residual, state.sent))
     own = {n: _pack(t) for n, t in sorted(state.own.items())}
     masks = [_pack_masks(state.masks[digest]) for digest in sorted(state.masks)]
-    return msgspec.msgpack.encode((state.version, selection, *tensors, list(state.absorbed), own, masks))
+    sets = {name: {n: _pack(t) for n, t in sorted(kept.items())} for name, kept in sorted(state.sets.items())}
+    return msgspec.msgpack.encode((state.version, selection, *tensors, list(state.absorbed), own, masks, sets))
 
 
 def from_bytes(data: bytes) -> DeviceState:
     """The inverse of `to_bytes`. Raises LocalError where the bytes are not a state."""
     try:
         plain = msgspec.msgpack.decode(data, type=_Plain)
-        version, (kept, dropped, masks), held, residual, sent, absorbed, own, lent = plain
+        kept, dropped, masks = plain.selection
         selection = Selection(
             {name: np.frombuffer(raw, "<i8").astype(np.int64) for name, raw in kept.items()},
             frozenset(dropped),
             _unpack_masks(masks),
         )
-        update = {n: _unpack(t) for n, t in sent.items()}
-        known = {Selection(masks=m).masks_digest: m for m in map(_unpack_masks, lent)}
         return DeviceState(
-            version, selection, _dense(held), _dense(residual), update, tuple(absorbed), _dense(own), known
+            plain.version,
+            selection,
+            _dense(plain.held),
+            _dense(plain.residual),
+            {n: _unpack(t) for n, t in plain.sent.items()},
+            tuple(plain.absorbed),
+            _dense(plain.own),
+            {Selection(masks=m).masks_digest: m for m in map(_unpack_masks, plain.masks)},
+            {name: _dense(tensors) for name, tensors in plain.sets.items()},
         )
     except (msgspec.MsgspecError, ValueError, IndexError) as error:
         raise LocalError(f"device state: not readable: {error}") from None

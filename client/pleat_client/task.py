@@ -26,7 +26,8 @@ from pleat.nets.trace import model_map
 from pleat.params import Params
 from pleat.shard import Shard, check_fits
 from pleat_client.learning import Learning, learn
-from pleat_client.payloads import give, give_back, keep_personal, receive, resolve
+from pleat_client.payloads import give, give_back, receive, resolve
+from pleat_client.personal import drift, keep_drift, keep_personal, strength_of
 from pleat_client.state import DeviceState
 from pleat_client.trainer import Tick, no_tick, score, time_steps
 
@@ -140,11 +141,12 @@ def _train(job: _Job, report: Report) -> tuple[Report, DeviceState]:
     received, version, state = receive(order, model, job.state)
     scored = _scored(job, received)
     build_s = laps.lap()
-    sensors = job.sensors
-    learning = Learning(order, model, job.shard, job.holdout, job.tick, sensors.device, sensors.stepping)
+    sensors, own = job.sensors, drift(order, model, state)
+    learning = Learning(order, model, job.shard, job.holdout, job.tick, sensors.device, sensors.stepping, own)
     learnt = learn(learning, received)
     train_s = laps.lap()
     payloads, state = [], keep_personal(order, model, replace(state, sent={}), learnt.params)
+    state = keep_drift(order, model, state, received, learnt.params)
     for wanted in order.returns:
         payload, state = give(order, wanted, model, state, received, learnt, version)
         payloads.append(payload)
@@ -210,8 +212,9 @@ def _scored(job: _Job, params: Params) -> dict[str, float]:
 
 def estimated_bytes(order: Order, model: ModelMap, selection: Selection) -> int:
     """Memory of training `selection` over that of the idle trainer: parameters received and trained, the update, its
-    residual, gradient and momentum, and one batch's activations with their gradients."""
-    tensors = 5 + (order.work.momentum > 0)
+    residual, gradient, momentum and drift, and one batch's activations with their gradients."""
+    work = order.work
+    tensors = 5 + (work.momentum > 0) + (strength_of(work) > 0) + 2 * (work.settings.get("dynamic", 0.0) > 0)
     floats = tensors * allocated(model, selection) + 2 * order.work.batch * activation_floats(model, selection)
     return 4 * floats + SCRATCH
 

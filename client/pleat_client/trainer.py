@@ -28,7 +28,7 @@ from pleat.nets.shrink import load, read, shrink
 from pleat.nets.tensors import bind
 from pleat.params import Params
 from pleat.shard import Shard
-from pleat_client.flat import Nested, flatten, local_masks
+from pleat_client.flat import Nested, Pulling, flatten, local_masks, pull_of
 from pleat_client.gates import Gated
 from pleat_client.objectives import objective
 from pleat_client.scaler import scale
@@ -136,6 +136,10 @@ class Trainer:
                 smaller.collect()
         return first if first is not None else 0.0
 
+    def pull(self, pulling: Pulling) -> None:
+        """From now on, every step's gradient has that of `pulling` in it."""
+        self._flat.pull = pull_of(self._flat, pulling)
+
     def result(self) -> Params:
         bind(self._module, self._flat.leaf)  # a gate leaves what it let through
         return read(self._module)
@@ -170,13 +174,14 @@ def train(
     epoch_ended: EpochEnded = lambda epoch, params: None,
     gradients: Callable[[Params], None] | None = None,
     stepping: Stepping = nullcontext,
+    pulling: Pulling | None = None,
 ) -> tuple[Params, Metrics]:
     """Train the submodel `selection` from `params`; returns its parameters and the mean loss of the last epoch.
 
     `nested`: smaller selections, within `selection`, that the objective may train along. Raises Diverged when the loss
     is no longer finite, and whatever `tick` raises. `epoch_ended` is called with the number of each epoch
     done and a function that gives the parameters of then, `gradients` at the end with the sum of all steps' gradients.
-    `stepping` is entered around the steps, when what the submodel was cut from is gone.
+    `stepping` is entered around the steps, when what the submodel was cut from is gone. `pulling` joins the loss.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % (1 << 63))
@@ -184,6 +189,8 @@ def train(
         x, y = torch.from_numpy(shard.x), torch.from_numpy(shard.y)
         if gradients is not None:
             trainer.sum_gradients()
+        if pulling is not None:
+            trainer.pull(pulling)
         seen, steps = seen_classes(net, shard), work.epochs * steps_an_epoch(len(shard), work.batch)
         draw = np.random.Generator(np.random.PCG64([seed, 1]))
         total = 0.0

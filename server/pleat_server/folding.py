@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ from pleat.modelmap import OUTPUT, Axis, ModelMap
 from pleat.params import Array, Params, Sparse, Update
 from pleat.recipes.recipe import Recipe
 from pleat_server.desk import decode_payload, part_of
+from pleat_server.drift import DRIFT, drifted, holders_of
 from pleat_server.plan.value.cosine import Contribution, data_values, mixed, values_within
 from pleat_server.reconfigure import reconfigured, time_model
 from pleat_server.round import Setup
@@ -41,6 +42,7 @@ class Folded:
     accepted: tuple[tuple[Order, Report], ...]
     empty: tuple[tuple[Order, Report], ...]
     squares: Params | None = None  # weighted mean of the squared gradients, where the orders asked for them
+    holders: Params = field(default_factory=dict)  # FedDyn: how many devices held each entry
 
 
 class Read(Protocol):
@@ -80,7 +82,9 @@ class Folding:
         values = _values(self._setup, self._total, self._accepted, self._updates) if len(self._accepted) > 1 else {}
         step = _step(self._setup, state, self._total) if self._accepted else None
         squares = self._squares.finish(1.0) if self._squares and self._accepted else None
-        return Folded(step, values, tuple(self._accepted), tuple(self._empty), squares)
+        dynamic = self._setup.recipe.objective.dynamic and self._accepted
+        holders = holders_of(self._total, len(self._accepted)) if dynamic else {}
+        return Folded(step, values, tuple(self._accepted), tuple(self._empty), squares, holders)
 
     def _add(self, order: Order) -> None:
         report = self._folded(order)
@@ -207,6 +211,11 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
         n: a + (moved[n] if server.rate == 1 else np.float32(server.rate) * moved[n])
         for n, a in cleared(setup, state.params, [o for o, _ in folded.accepted]).items()
     }
+    extras = _extras(setup, state, params, folded)
+    if setup.recipe.objective.dynamic:
+        known = max(len(state.table.devices), len(folded.accepted))
+        params, drift = drifted(params, folded.step, folded.holders, state.extras.get(DRIFT, {}), known)
+        extras = {**extras, DRIFT: drift}
     if setup.recipe.fold.clears == "unreturned":
         parts = {part_of(setup.model, o, r.payloads[0]) for o, r in folded.accepted}
         params = only_held(setup.model, params, parts)
@@ -223,7 +232,7 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
         params=params,
         published={v: patterns for v, patterns in state.published.items() if v in needed},
         velocity=velocity,
-        extras=_extras(setup, state, params, folded),
+        extras=extras,
         average=_averaged(state.average, params, server.average),
         holdings=holdings,
         failed_rounds=0,

@@ -166,10 +166,11 @@ def _work(recipe: Recipe, seed: int) -> Work:
 
 
 def work_of(recipe: Recipe) -> Work:
-    t, ensemble = recipe.training, {"ensemble": 1.0} if recipe.objective.ensemble else {}
+    t, o = recipe.training, recipe.objective
+    terms = {"ensemble": float(o.ensemble), "dynamic": o.dynamic, "proximal": o.proximal}
     return Work(
         objective=recipe.objective.name,
-        settings={**recipe.objective.settings, **recipe.rule.settings, **ensemble},
+        settings={**o.settings, **recipe.rule.settings, **{name: term for name, term in terms.items() if term}},
         epochs=t.epochs,
         batch=t.batch,
         rate=t.rate,

@@ -17,7 +17,7 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
         if not good:
             raise UseError(f"recipe {where(key)}: {key} must be {expected}, got {got!r}")
 
-    holds, t, s = recipe.holds, recipe.training, recipe.server
+    holds, o, t, s = recipe.holds, recipe.objective, recipe.training, recipe.server
     for key in ("widths", "depths", "densities"):
         rates = getattr(holds, key)
         falling = bool(rates) and list(rates) == sorted(rates, reverse=True)
@@ -31,6 +31,8 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
         )
     need(len(set(holds.rungs)) == len(holds.rungs), "holds.widths", "such that no two sizes are the same", holds.widths)
     need(0 <= holds.exits <= 64, "holds.exits", "0 (the net as it is) to 64 heads", holds.exits)
+    need(o.dynamic >= 0, "objective.dynamic", "0 (off) or more", o.dynamic)
+    need(o.proximal >= 0, "objective.proximal", "0 (off) or more", o.proximal)
     need(all(0 < k <= 1 for k in recipe.returns.keeps), "returns.keeps", "shares in (0, 1]", recipe.returns.keeps)
     need(0 <= recipe.fold.exponent <= 1, "fold.exponent", "in [0, 1]", recipe.fold.exponent)
     need(recipe.rule.since >= 1, "rule.since", "a round from 1", recipe.rule.since)
@@ -95,6 +97,11 @@ def _consistent(recipe: Recipe, where: Callable[[str], str]) -> None:
         rule.own and rule.redraw,
         "rule.own",
         "rule.redraw = true: the masks are either the device's own or drawn anew; remove one of them",
+    )
+    clash(
+        recipe.objective.dynamic > 0 and (fold.fill != "update" or fold.exponent != 1),
+        "objective.dynamic",
+        'fold, which must average the devices\' weights for it; write fill = "update" and exponent = 1.0',
     )
     clash(
         rule.chooser == "whole" and holds.widths != (1.0,),

@@ -74,7 +74,9 @@ class Objective(Table, frozen=True):
     """3. What is trained. `name`: an entry of the device's objectives; `settings`: its numbers; `nested`: train along
     the ladder's smaller rows too. `gate`: how weights enter the net in training, an entry of the device's gates.
     `scaler`: divide what a cut layer puts out by the share of it that is held. `dense`: train what the masks leave out
-    too, from 0. `ensemble`: a net with exits answers by the mean of their logits, else by the deepest's."""
+    too, from 0. `ensemble`: a net with exits answers by the mean of their logits, else by the deepest's.
+    `dynamic`: FedDyn's alpha: devices and server keep what they have drifted, by which all come to one optimum;
+    `proximal`: FedProx's mu: how hard the loss pulls to what was received."""
 
     name: str = "cross_entropy"
     nested: bool = False
@@ -82,6 +84,8 @@ class Objective(Table, frozen=True):
     scaler: bool = False
     dense: bool = False
     ensemble: bool = False
+    dynamic: float = 0.0
+    proximal: float = 0.0
     settings: dict[str, float] = {}
 
 

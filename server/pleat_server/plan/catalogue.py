@@ -200,6 +200,7 @@ def _memory(model: ModelMap, recipe: Recipe, own: _Size, up: str) -> int:
     """
     dense, bits = size.allocated(model, own.selection), sum(m.size for m in own.selection.masks.values()) // 8
     copies = 3 + (recipe.training.momentum > 0) + any(link in up for link in ("topk", "lloyd", "scr"))
+    copies += (recipe.objective.dynamic + recipe.objective.proximal > 0) + 2 * (recipe.objective.dynamic > 0)
     return 4 * copies * dense + bits + 4 * own.activations * recipe.training.batch
 
 
