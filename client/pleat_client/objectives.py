@@ -12,6 +12,8 @@ A new objective is one function and one row of the table.
 from __future__ import annotations
 
 import difflib
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
@@ -102,8 +104,50 @@ def nested_draw(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random
 
 
 def exits(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Term]:
-    """Cross-entropy summed over all exits of the own size, which one pass gives."""
-    yield 1.0, torch.stack([F.cross_entropy(logits, y) for logits in logits_of.exits(0)]).sum()
+    """Cross-entropy summed over all exits of the own size, which one pass gives; with `distil` above 0 each of the n
+    exits learns from all others (DepthFL), lambda / (n - 1) sum of KL(other, held fixed || exit) in round t.
+
+    lambda = distil exp(-5 (1 - min(t, R) / R)^2) grows until round R = `ramp`; 0: from the first on.
+    """
+    found = logits_of.exits(0)
+    loss = torch.stack([F.cross_entropy(logits, y) for logits in found]).sum()
+    share = ramped(settings)
+    if share and len(found) > 1:
+        logs = [F.log_softmax(logits, dim=1) for logits in found]
+        pairs = [_divergence(a.detach(), b) for a, b in itertools.permutations(logs, 2)]
+        loss = loss + share / (len(found) - 1) * torch.stack(pairs).sum()
+    yield 1.0, loss
+
+
+def ramped(settings: Settings) -> float:
+    """How much distillation between exits counts in round `round`."""
+    ramp, share = settings.get("ramp", 0.0), settings.get("distil", 0.0)
+    left = 1 - min(settings.get("round", ramp), ramp) / ramp if ramp > 0 else 0.0
+    return share * math.exp(-5 * left * left)
+
+
+def weighted_exits(logits_of: Logits, y: Tensor, settings: Settings, rng: np.random.Generator) -> Iterator[Term]:
+    """Cross-entropy of the n exits of the own size, the j-th by 2 j / (n (n + 1)), the deepest most (ScaleFL).
+
+    From round `since` on the others learn from the deepest too, held fixed: `distil` T^2 KL(deepest / T || exit / T),
+    `temperature`: T.
+    """
+    found = logits_of.exits(0)
+    heat, count = settings.get("temperature", 1.0), len(found)
+    share = settings.get("distil", 0.0) if settings.get("round", 1.0) >= settings.get("since", 1.0) else 0.0
+    teacher = F.log_softmax(found[-1].detach() / heat, dim=1)
+    losses = []
+    for place, logits in enumerate(found, 1):
+        loss = F.cross_entropy(logits, y)
+        if share and place < count:
+            loss = loss + share * heat * heat * _divergence(teacher, F.log_softmax(logits / heat, dim=1))
+        losses.append(2 * place / (count * (count + 1)) * loss)
+    yield 1.0, torch.stack(losses).sum()
+
+
+def _divergence(teacher: Tensor, learner: Tensor) -> Tensor:
+    """KL(teacher || learner) of log-probabilities, the mean over samples."""
+    return F.kl_div(learner, teacher, reduction="batchmean", log_target=True)
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -113,6 +157,7 @@ OBJECTIVES: dict[str, Objective] = {
     "joint": joint,
     "masked": masked,
     "nested_draw": nested_draw,
+    "weighted_exits": weighted_exits,
 }
 
 

@@ -40,6 +40,9 @@ PLAIN: dict[str, Any] = {
     "training": {"clip": 0.0},
 }
 
+# one depth class: the net as it is, with its one head
+ONE_EXIT: dict[str, Any] = {"holds": {"exits": 0, "depths": [1.0]}}
+
 # recipe -> what makes it FedAvg, and how far from it rounding may lead
 NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "fedavg": ({}, 0.0),
@@ -62,6 +65,8 @@ NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "complement": ({"holds": {"widths": [1.0]}, "server": {"rate": 1.0}, "training": {"rate": 0.05}}, 0.0),
     "fedscr": ({"returns": {"up": "scr:0/raw"}}, 0.0),
     "fedsparsify": ({"holds": {"widths": [1.0]}}, 0.0),
+    "depthfl": ({**ONE_EXIT, "objective": {"dynamic": 0.0}, "fold": {"weights": "samples"}}, 0.0),
+    "scalefl": ({"holds": {**ONE_EXIT["holds"], "widths": [1.0]}, "fold": {"weights": "samples"}}, 0.0),
     "elastic": (
         {
             "holds": {"widths": [1.0]},
@@ -88,6 +93,8 @@ TELLING: dict[str, dict[str, Any]] = {
     "sub-fedavg": {"rule": {"settings": {"least": 0.0, "distance": -1.0}}},
     "lotteryfl": {"rule": {"settings": {"least": 0.0}}},
 }
+# recipe -> what FedAvg needs to train the same net
+SAME_NET: dict[str, dict[str, Any]] = {"depthfl": {"holds": {"exits": 2}}, "scalefl": {"holds": {"exits": 2}}}
 UNSCORED = {"local"}  # the server has no model of anybody's
 
 
@@ -113,7 +120,8 @@ def test_a_recipe_as_it_is_runs_and_differs_from_fedavg(name: str, fedavg: Ran, 
     assert all(d["outcome"] == "done" for line in ran.lines for d in line["devices"])
     assert all(np.isfinite(a).all() for a in ran.params.values())
     assert (ran.summary["accuracy"] is None) == (name in UNSCORED)
-    assert away(ran.params, fedavg.params) > 1e-4
+    plain = simulate(tmp_path / "plain", "fedavg", **SAME_NET[name]) if name in SAME_NET else fedavg
+    assert away(ran.params, plain.params) > 1e-4
 
 
 TIGHT = [Budgets(), Budgets(upload_bytes=1000), Budgets()]  # the second device affords no size
@@ -246,7 +254,7 @@ def test_personal_masks_fall_round_by_round_nest_and_end_at_their_target(name: s
     assert up[3] < 0.65 * up[0]
 
 
-@pytest.mark.parametrize("name", ["sub-fedavg", "local", "complement", "feddst"])
+@pytest.mark.parametrize("name", ["sub-fedavg", "local", "complement", "feddst", "depthfl"])
 @pytest.mark.parametrize("step", ["spool", "checkpoint"])
 def test_a_method_with_memory_goes_on_after_a_crash_as_if_nothing_had_been(
     name: str, step: str, tmp_path: Path
@@ -267,7 +275,9 @@ def test_a_method_with_memory_goes_on_after_a_crash_as_if_nothing_had_been(
         app.simulate(config, devices, test, step=stop)
     app.simulate(config, devices, test)
     assert away(load_file(tmp_path / "run" / "model.safetensors"), undisturbed.params) == 0
-    own = [(d.state.own, e.state.own) for d, e in zip(devices, undisturbed.devices, strict=True)]
+    pairs = list(zip(devices, undisturbed.devices, strict=True))
+    own = [(d.state.own, e.state.own) for d, e in pairs]
+    own += [(d.state.sets[name], kept) for d, e in pairs for name, kept in e.state.sets.items()]
     assert all(np.array_equal(mine[n], yours[n]) for mine, yours in own for n in yours)
 
 

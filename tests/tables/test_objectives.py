@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pleat.errors import UseError
-from pleat_client.objectives import OBJECTIVES, objective
+from pleat_client.objectives import OBJECTIVES, objective, ramped
 
 Y = torch.tensor([0, 1])
 
@@ -87,6 +87,59 @@ def test_exits_sums_cross_entropy_over_all_exits_of_one_pass() -> None:
     assert terms("exits", logits) == pytest.approx([CE_SURE + CE_FLAT + CE_SURE])
     assert logits.asked == [0]
     assert terms("exits", Given(SURE)) == terms("cross_entropy", Given(SURE))
+
+
+def test_exits_teach_each_other_by_the_divergence_of_their_softmaxes() -> None:
+    # p = (3/4, 1/4) for the sure exit and its class, q = (1/2, 1/2) for the flat one:
+    # KL(p || q) = 3/4 log 3/2 + 1/4 log 1/2 = 0.1308, KL(q || p) = 1/2 log 2/3 + 1/2 log 2 = 0.1438
+    one, other = 0.75 * math.log(1.5) - 0.25 * math.log(2), 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    assert (one, other) == pytest.approx((0.1308, 0.1438), abs=1e-4)
+    plain = CE_SURE + CE_FLAT
+    assert terms("exits", Given(SURE, FLAT), distil=1.0) == pytest.approx([plain + one + other])
+    assert terms("exits", Given(SURE, FLAT), distil=0.5) == pytest.approx([plain + 0.5 * (one + other)])
+    # three exits, two of which say the same: each pair counts half
+    three = plain + CE_FLAT + (2 * one + 2 * other) / 2
+    assert terms("exits", Given(SURE, FLAT, FLAT), distil=1.0) == pytest.approx([three])
+    assert terms("exits", Given(SURE), distil=1.0) == pytest.approx([CE_SURE])
+
+
+def test_an_exit_that_teaches_is_held_fixed() -> None:
+    """Without cross-entropy, the flat exit would move to the sure one by softmax - softmax: (1/2 - 3/4) / 2 samples."""
+    sure, flat = Given(SURE, FLAT), Given(SURE, FLAT)
+    for logits, share in ((sure, 0.0), (flat, 1.0)):
+        (_, loss), *_ = objective("exits")(logits, Y, {"distil": share}, np.random.default_rng(0))
+        loss.backward()
+    taught = flat.tensors[1].grad[0, 0] - sure.tensors[1].grad[0, 0]
+    assert float(taught) == pytest.approx((0.5 - 0.75) / 2)
+    back = flat.tensors[0].grad[0, 0] - sure.tensors[0].grad[0, 0]
+    assert float(back) == pytest.approx((0.75 - 0.5) / 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(0, math.exp(-5)), (75, math.exp(-5 * 0.75**2)), (150, math.exp(-1.25)), (300, 1.0), (1000, 1.0)],
+)
+def test_distillation_between_exits_ramps_up_over_the_rounds(number: int, expected: float) -> None:
+    assert ramped({"distil": 1.0, "ramp": 300.0, "round": number}) == pytest.approx(expected)
+    assert ramped({"distil": 0.5, "ramp": 300.0, "round": number}) == pytest.approx(expected / 2)
+    assert ramped({"distil": 1.0, "round": number}) == 1.0
+    assert ramped({"ramp": 300.0, "round": number}) == 0.0
+
+
+def test_weighted_exits_count_the_more_the_deeper() -> None:
+    """n = 3: 1/6, 2/6, 3/6; n = 1: 1."""
+    assert terms("weighted_exits", Given(SURE, FLAT, SURE)) == pytest.approx([CE_SURE / 6 + CE_FLAT / 3 + CE_SURE / 2])
+    assert terms("weighted_exits", Given(SURE)) == terms("cross_entropy", Given(SURE))
+
+
+def test_weighted_exits_learn_from_the_deepest_from_a_round_on() -> None:
+    """At T = 2 the sure exit's softmax is sqrt(3) : 1, and KL(flat || it) = -log(2) - (log p + log q) / 2."""
+    p = math.sqrt(3) / (1 + math.sqrt(3))
+    cooled = -math.log(2) - (math.log(p) + math.log(1 - p)) / 2
+    plain, settings = CE_SURE / 3 + 2 * CE_FLAT / 3, {"distil": 0.5, "temperature": 2.0, "since": 5.0}
+    assert terms("weighted_exits", Given(SURE, FLAT), round=4, **settings) == pytest.approx([plain])
+    later = terms("weighted_exits", Given(SURE, FLAT), round=5, **settings)
+    assert later == pytest.approx([plain + 0.5 * 4 * cooled / 3])
 
 
 def test_distilled_teaches_one_smaller_size_by_the_own_softmax() -> None:

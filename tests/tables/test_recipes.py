@@ -116,6 +116,9 @@ WRONG = [
     ("[rule]\ncubic = 5", "line 2: rule.cubic contradicts rule.redraw"),
     ("[rule]\nown = true\nredraw = true", "line 2: rule.own contradicts rule.redraw"),
     ("[rule]\nscore = 'sise'", "line 2: Invalid enum value 'sise'"),
+    ("[objective]\nproximal = -1.0", "line 2: objective.proximal must be 0 (off) or more"),
+    ("[objective]\ndynamic = 0.1\n[fold]\nexponent = 0.5", "line 2: objective.dynamic contradicts fold"),
+    ("[holds]\nexits = -1", "line 2: holds.exits must be 0 (the net as it is) to 64 heads, got -1"),
     ("[rule]\nsince = 0", "line 2: rule.since must be a round from 1"),
     ("saves = ['time']", "line 1: Invalid enum value 'time'"),
 ]
@@ -169,15 +172,15 @@ def test_what_a_recipe_claims_to_save_its_smallest_row_saves(name: str) -> None:
 
     Masks of a device's own and personal tensors save bytes from the second round on, which rows do not know; nor do
     they know how much of an update its values will let go."""
-    net = spec("mlp", (1, 8, 8), 10)
+    recipe, plain = load(name, model="mlp"), model_map(spec("mlp", (1, 8, 8), 10))
+    net = spec("mlp", (1, 8, 8), 10, recipe.holds.exits)
     model, params = model_map(net), initial(net, 0)
-    recipe = load(name, model="mlp")
     alike = {"training": {"momentum": recipe.training.momentum}}
-    whole = catalogue(model, load("fedavg", model="mlp", overrides=alike), 0)[0]
+    whole = catalogue(plain, load("fedavg", model="mlp", overrides=alike), 0)[0]
     rows = catalogue(model, recipe, 0, params)
     least = min(rows, key=lambda r: (r.macs, r.up_bytes))
     later = recipe.rule.own or bool(recipe.personal.tensors)
-    dense = predicted_bytes("raw", model, WHOLE)
+    dense = predicted_bytes("raw", plain, WHOLE)
 
     def trained(row: Row) -> int:
         return row.memory_bytes - row.up_bytes - row.down_bytes
