@@ -272,5 +272,15 @@ def test_the_devices_own_estimate_counts_where_the_server_names_none() -> None:
     assert run(order(), DeviceState(), SHARD, None, Sensors(free=lambda: need))[0].outcome is Outcome.DONE
 
 
+def test_the_estimate_counts_what_was_received_and_the_drift_where_the_loss_pulls_to_them() -> None:
+    entries = 4 * sum(int(np.prod(t.shape)) for t in MODEL.tensors)
+
+    def need(**settings: float) -> int:
+        return estimated_bytes(order(work=Work(settings=settings)), MODEL, WHOLE)
+
+    assert need(proximal=0.1) - need() == entries
+    assert need(dynamic=0.1) - need() == 3 * entries
+
+
 def test_a_training_that_diverges_is_a_failure_in_words() -> None:
     assert refusal(order(work=Work(rate=1e30, epochs=4))).startswith("failed: loss became")

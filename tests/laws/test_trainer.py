@@ -19,6 +19,8 @@ from pleat.nets.shrink import load, read, shrink
 from pleat.nets.trace import model_map
 from pleat.params import Params, dense, digest
 from pleat.shard import Shard
+from pleat_client import trainer
+from pleat_client.objectives import objective
 from pleat_client.trainer import Diverged, Trainer, batches, gradient, score, time_steps, train
 
 torch.set_num_threads(1)
@@ -297,6 +299,14 @@ def test_all_exits_are_trained_by_one_pass_whose_gradient_is_the_sum_of_theirs()
         moved = trainer.result()
         for name, parameter in small.named_parameters():
             np.testing.assert_allclose(held[name] - moved[name], parameter.grad.numpy(), atol=2e-6)
+
+
+def test_a_step_is_timed_with_all_exits_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(trainer, "objective", lambda name: asked.append(name) or objective(name))
+    for net in (MLP, spec("mlp", (1, 4, 4), 3, exits=2)):
+        assert time_steps(net, model_map(net), WHOLE, Work(), DIGITS, 1) > 0
+    assert asked == ["cross_entropy", "exits"]
 
 
 def test_an_ordinary_objective_trains_the_deepest_exit_alone() -> None:

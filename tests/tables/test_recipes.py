@@ -217,3 +217,15 @@ def test_a_masked_row_is_planned_with_the_bytes_of_its_mask() -> None:
     values = 4 * row.params
     assert 0.6 * 49_000 / 8 < row.down_bytes - values < 0.75 * 51_000 / 8  # H(.2) = .72 bits an entry at most
     assert row.up_bytes - values > 51_000 / 8  # a device may choose any mask
+
+
+def test_what_a_device_keeps_of_its_drift_counts_as_memory() -> None:
+    """FedProx: what was received, beside the weights. FedDyn: also its drift, where it trains and where it is kept."""
+    model = model_map(spec("mlp", (1, 8, 8), 10))
+    plain, proximal, dynamic = (
+        catalogue(model, load("fedavg", model="mlp", overrides={"objective": laid}), 0)[0].memory_bytes
+        for laid in ({}, {"proximal": 0.1}, {"dynamic": 0.1})
+    )
+    entries = predicted_bytes("raw", model, WHOLE) // 4 * 4
+    assert proximal - plain == pytest.approx(entries, rel=0.01)
+    assert dynamic - plain == pytest.approx(3 * entries, rel=0.01)

@@ -58,7 +58,7 @@ def described(recipe: Recipe) -> dict[str, Any]:
         "name": recipe.name,
         "summary": recipe.summary,
         "paper": recipe.paper,
-        "holds": rates or "1",
+        "holds": (rates or "1") + (f", {recipe.holds.exits} exits" if recipe.holds.exits > 1 else ""),
         "rule": ", ".join(_rule(rule, recipe.holds)),
         "objective": ", ".join(
             [
@@ -67,6 +67,8 @@ def described(recipe: Recipe) -> dict[str, Any]:
                 *([f"gate {objective.gate}"] if objective.gate else []),
                 *(["scaler"] if objective.scaler else []),
                 *(["all entries"] if objective.dense else []),
+                *([f"dynamic {objective.dynamic:g}"] if objective.dynamic else []),
+                *([f"proximal {objective.proximal:g}"] if objective.proximal else []),
             ]
         ),
         "returns": returns.up + ("" if returns.part == "own" else f", {returns.part}"),

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pleat.elastic import size
-from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.choosers import Draw, Rung
 from pleat.elastic.selection import WHOLE, Selection
 from pleat.errors import UseError
 from pleat.modelmap import ModelMap
@@ -20,6 +22,7 @@ from pleat.params import Params
 from pleat.recipes import load as recipes
 from pleat.recipes.recipe import Recipe
 from pleat_server.bench.methods.setting import Setting
+from pleat_server.plan.catalogue import chosen
 
 STEPS = 64  # rates that a ladder is looked for among
 FAST = {"momentum": 0.8, "average": 0.9}  # of the server: what brings any method further in few rounds
@@ -81,10 +84,10 @@ def overrides(setting: Setting, contender: Contender, model: ModelMap, params: P
     for table, values in contender.laid.items():
         laid[table] = {**laid.get(table, {}), **values}
     if contender.ladder or contender.one is not None:
-        rates = ladder(setting, recipe, model, params)
+        rungs = ladder(setting, recipe, model, params)
         if contender.one is not None:
-            rates = (rates[contender.one],)
-        laid["holds"] = {**laid.get("holds", {}), _axis(recipe): list(rates)}
+            rungs = (rungs[contender.one],)
+        laid["holds"] = {**laid.get("holds", {}), **{key: [r[i] for r in rungs] for i, key in _axes(recipe).items()}}
         if contender.ladder:
             laid["plan"]["settings"] = {
                 f"device-{d:03d}": float(setting.class_of(d)) for d in range(setting.devices) if setting.class_of(d)
@@ -92,24 +95,34 @@ def overrides(setting: Setting, contender: Contender, model: ModelMap, params: P
     return laid
 
 
-def _axis(recipe: Recipe) -> str:
-    holds = recipe.holds
-    return "depths" if len(holds.depths) > 1 else "densities" if len(holds.densities) > 1 else "widths"
+def _axes(recipe: Recipe) -> dict[int, str]:
+    """Which of a rung's rates the recipe varies: place -> key of `holds`."""
+    keys = ("widths", "depths", "densities")
+    return {i: key for i, key in enumerate(keys) if len(getattr(recipe.holds, key)) > 1} or {0: "widths"}
 
 
-def ladder(setting: Setting, recipe: Recipe, model: ModelMap, params: Params) -> tuple[float, ...]:
-    """A rate for each of the setting's budgets: the largest of STEPS that fits, and the smallest where none does.
+def ladder(setting: Setting, recipe: Recipe, model: ModelMap, params: Params) -> tuple[Rung, ...]:
+    """A size for each of the setting's budgets: the largest of STEPS that fits, and the smallest where none does.
 
     Equal neighbours are told apart by less than a step, so that every class has a row of its own.
     """
-    axis = _axis(recipe)
-    rule = {"widths": recipe.rule.chooser, "depths": recipe.rule.depth, "densities": recipe.rule.mask}[axis]
-    draw = Draw(0, 1, "", params)
+    draw, places = Draw(0, 1, "", params), list[float]()
     measure: Callable[[ModelMap, Selection], int] = size.count if setting.measure == "parameters" else size.macs
-    whole, out = measure(model, WHOLE), list[float]()
-    cost = {k: measure(model, choose(rule, model, k / STEPS, draw)) for k in range(1, STEPS + 1)}
+    whole, steps = measure(model, WHOLE), range(1, STEPS + 1)
+    cost = {k: measure(model, chosen(recipe.rule, model, _rung(recipe, k / STEPS), draw)) for k in steps}
     for budget in setting.budgets:
         fitting = [k for k, c in cost.items() if c <= budget * whole * (1 + 1e-9)] or [1]
-        rate = max(fitting) / STEPS
-        out.append(rate if not out or rate < out[-1] else out[-1] - 1e-6)
-    return tuple(out)
+        place = max(fitting) / STEPS
+        places.append(place if not places or place < places[-1] else places[-1] - 1e-6)
+    return tuple(_rung(recipe, place) for place in places)
+
+
+def _rung(recipe: Recipe, place: float) -> Rung:
+    """The size at a place in (0, 1]: that rate of what the recipe varies; where it varies several rates together, what
+    its own levels, evenly spaced, come to there."""
+    axes = _axes(recipe)
+    if len(axes) == 1:
+        return Rung(**{Rung._fields[i]: place for i in axes})
+    levels = recipe.holds.rungs[::-1]
+    spaced = [(i + 1) / len(levels) for i in range(len(levels))]
+    return Rung(*(float(np.interp(place, spaced, rates)) - (1 - place) * 1e-9 for rates in zip(*levels, strict=True)))

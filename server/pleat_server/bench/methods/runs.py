@@ -95,7 +95,8 @@ def one(setting: Setting, contender: Contender, seed: int) -> Result:
     use_threads(1)
     devices, test = shards(setting, seed)
     classes = 1 + max(int(s.y.max()) for s in (*devices, test))
-    net = spec(setting.model, test.input_shape, classes)
+    offered = recipes.load(contender.recipe, model=setting.model, overrides=contender.laid)
+    net = spec(setting.model, test.input_shape, classes, offered.holds.exits)
     laid = overrides(setting, contender, model_map(net), initial(net, seed))
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig(
