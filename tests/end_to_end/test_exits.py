@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
 from pleat.nets.build import spec
 from pleat.nets.trace import model_map
+from pleat.shard import write
+from support.digits import digit_shards
 from support.methods import away, simulate
+from support.processes import Processes, free_port, rounds_in, until
 
 torch.set_num_threads(1)
 
@@ -78,3 +83,43 @@ def test_a_net_that_cannot_have_exits_is_refused_before_anything_is_written(tmp_
     with pytest.raises(UseError, match="net cnn: cannot be built with 4 exits, its factory takes no keyword exits"):
         simulate(tmp_path / "run", "depthfl", 1, model="cnn")
     assert not (tmp_path / "run").exists()
+
+
+NET = "support.early:build"
+DEEP = {"exits": 3, "depths": [1.0, 0.67, 0.34]}
+
+
+@pytest.fixture
+def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
+    """Server and devices that can import the net."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent), prepend=":")
+    parts, test = digit_shards(3)
+    for number, part in enumerate(parts):
+        write(tmp_path / f"device-{number:03d}.npz", part)
+    write(tmp_path / "test.npz", test)
+    started = Processes(tmp_path)
+    yield started
+    started.stop()
+
+
+def test_a_net_of_ones_own_with_exits_is_served_to_real_devices_that_keep_their_drift_when_restarted(
+    processes: Processes, tmp_path: Path
+) -> None:
+    """The same model as in one process: exits, objective, round number and drift all reached the devices."""
+    address, run = f"127.0.0.1:{free_port()}", processes.folder / "run"
+    serve = ["serve", "--model", NET, "--recipe", "depthfl", "--listen", address, "--data", "test.npz"]
+    serve += ["--folder", "run", "--least", "3", "--rounds", "1", "--set", "training.momentum=0.0"]
+    serve += ["--set", "training.epochs=1", "--set", "holds.exits=3", "--set", "holds.depths=[1.0, 0.67, 0.34]"]
+    for words in (serve, ["resume", "run", "--rounds", "3"]):
+        before = processes.log("server").count("listening on")
+        server = processes.server(*words)
+        until(lambda before=before: processes.log("server").count("listening on") > before, "the server to listen")
+        for number in range(3):
+            name = f"device-{number:03d}"
+            processes.device(name, address, processes.folder / f"{name}.npz", "--holdout", "0")
+        assert server.wait(timeout=120) == 0, processes.log("server")
+        processes.stop()
+    assert [[d["outcome"] for d in line["devices"]] for line in rounds_in(run)] == [["done"] * 3] * 3
+    ran = simulate(tmp_path / "alike", "depthfl", 3, model=NET, holds=DEEP)
+    assert away(load_file(run / "model.safetensors"), ran.params) < 1e-6
+    assert all("drift" in d.state.sets for d in ran.devices)
