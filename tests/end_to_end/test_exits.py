@@ -15,6 +15,7 @@ from pleat.exchange.report import Budgets
 from pleat.nets.build import spec
 from pleat.nets.trace import model_map
 from pleat.shard import write
+from pleat_server.cli import main
 from support.digits import digit_shards
 from support.methods import away, simulate
 from support.processes import Processes, free_port, rounds_in, until
@@ -82,6 +83,21 @@ def test_the_round_number_reaches_the_ramp(tmp_path: Path) -> None:
 def test_a_net_that_cannot_have_exits_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UseError, match="net cnn: cannot be built with 4 exits, its factory takes no keyword exits"):
         simulate(tmp_path / "run", "depthfl", 1, model="cnn")
+    assert not (tmp_path / "run").exists()
+
+
+def test_on_the_command_line_that_is_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--folder", str(tmp_path / "run")]
+    assert main(["simulate", "--recipe", "depthfl", "--model", "caldas", "--devices", "2", *run]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "cannot be built with 4 exits" in told
+    assert main(["simulate", "--recipe", "depthfl", "--model", "resnet8", "--set", "holds.exits=7", *run]) == 2
+    assert (
+        "exits of resnet8 must be a whole number from 0 (one head, as without) to 3, got 7" in capsys.readouterr().err
+    )
     assert not (tmp_path / "run").exists()
 
 

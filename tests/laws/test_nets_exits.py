@@ -140,6 +140,34 @@ def test_a_trunk_unit_restored_with_zeros_is_the_identity_at_every_exit(name: st
         assert max(float((a - b).abs().max()) for a, b in zip(small, restored, strict=True)) < CLOSE
 
 
+class Passing(nn.GroupNorm):
+    """What a gradient trace makes of a norm: it lets pass what comes, with its own two tensors added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + (self.weight + self.bias)[:, None, None]
+
+
+@pytest.mark.parametrize("name", ["resnet6", "resnet18", "resnet20"])
+@pytest.mark.parametrize("level", [(0.75, 0.75), (0.7, 0.5), (0.7, 0.25)])
+def test_a_level_of_width_and_depth_holds_what_a_gradient_trace_of_it_reaches(
+    name: str, level: tuple[float, float]
+) -> None:
+    """ScaleFL finds its entries so: all weights positive, nothing beyond the cut, and back from the exits' logits."""
+    module, model, _ = made(name)
+    x = sample((SHAPES[name][0], 32, 32))  # no kernel sees padding alone
+    selection = composed("prefix", "depth-prefix", "magnitude", model, Rung(*level), Draw())
+    for part in module.modules():
+        if isinstance(part, nn.GroupNorm):
+            part.__class__ = Passing
+    for path, tensor in module.named_parameters():
+        tensor.data = torch.from_numpy(coverage(model, selection, path)).float() / tensor[0].numel()
+    kept = [i for i, exit in enumerate(model.exits) if exit not in selection.dropped]
+    sum(module(x.abs() + 1)[i].sum() for i in kept).backward()  # type: ignore[union-attr]
+    for path, tensor in module.named_parameters():
+        reached = torch.zeros(tensor.shape, dtype=torch.bool) if tensor.grad is None else tensor.grad != 0
+        assert np.array_equal(reached.numpy(), coverage(model, selection, path)), path
+
+
 def test_the_deepest_exit_answers_for_all_or_the_mean_of_all_does() -> None:
     module, _, x = made("resnet6")
     logits = outputs(module, x)
