@@ -15,6 +15,13 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split("x")))
 
 
+def positive(**sizes: int) -> None:
+    """Raises UseError, naming the argument, unless all are whole numbers from 1 to 65536."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 1 << 16:
+            raise UseError(f"{name} must be a whole number from 1 to 65536, got {size!r}")
+
+
 def input_shape_of(net: NetSpec) -> tuple[int, ...]:
     """Shape of one sample. Raises UseError for an order that does not say."""
     return parse_shape(str(_argument(net, "input_shape")))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pleat.errors import UseError
+
 
 class Lookup(nn.Embedding):
     """nn.Embedding of whole numbers of any type."""
@@ -15,7 +17,14 @@ class Lookup(nn.Embedding):
     is_layer = True  # to be traced as one step
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return super().forward(input if not input.is_floating_point() else input.long())
+        try:
+            return super().forward(input if not input.is_floating_point() else input.long())
+        except IndexError:
+            low, high, rows = int(input.min()), int(input.max()), self.num_embeddings
+            raise UseError(
+                f"samples hold numbers from {low} to {high}, the net's embedding has rows 0 to {rows - 1}; "
+                "give the net a larger vocabulary, or make the shards with a smaller --vocabulary"
+            ) from None
 
 
 def use_lookups(module: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@
 | resnet20 | the same with three blocks a stage | 272 k for 3x32x32 and 10 classes |
 | resnet56 | the same with nine blocks a stage | 856 k for 3x32x32 and 10 classes |
 | resnet18 | ResNet-18 for small images, group norm in groups of 4 channels | 11.2 M for 3x32x32 and 10 classes |
+| transformer | texts: four pre-norm layers of width 64, 4 heads (`transformer.py`) | 399 k for 32 words, 10 classes |
 
 Residual blocks are written so that `trace` finds their units: a block whose shape stays the same is bypassed, a
 widening one loses its branch and keeps its shortcut.
@@ -29,18 +30,12 @@ import torch
 from torch import Tensor, nn
 
 from pleat.errors import UseError
-from pleat.nets.arguments import parse_shape
+from pleat.nets.arguments import parse_shape, positive
 from pleat.nets.exits import Exits
 from pleat.nets.norms import Norm, group_norm, norm_named
 
 _ALL = ("mlp", "cnn", "caldas", "resnet6", "resnet8", "resnet18", "resnet20", "resnet56")
-NAMES = {name: f"pleat.nets.zoo:{name}" for name in _ALL}
-
-
-def _positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 1 << 16:
-            raise UseError(f"{name} must be a whole number from 1 to 65536, got {size!r}")
+NAMES = {**{name: f"pleat.nets.zoo:{name}" for name in _ALL}, "transformer": "pleat.nets.transformer:transformer"}
 
 
 def _image(text: str, least: int, net: str) -> tuple[int, int, int]:
@@ -58,7 +53,7 @@ def _check_exits(net: str, exits: int, most: int) -> None:
 
 def mlp(input_shape: str, classes: int, first: int = 256, second: int = 128, exits: int = 0) -> nn.Module:
     """Two hidden layers; the input is flattened, whatever its shape."""
-    _positive(classes=classes, first=first, second=second)
+    positive(classes=classes, first=first, second=second)
     _check_exits("mlp", exits, 2)
     size = math.prod(parse_shape(input_shape))
     if exits == 2:
@@ -78,13 +73,13 @@ def mlp(input_shape: str, classes: int, first: int = 256, second: int = 128, exi
 
 def cnn(input_shape: str, classes: int, first: int = 32, second: int = 64, hidden: int = 128) -> nn.Module:
     """Two 3x3 convolutions, each halved by pooling, and one hidden layer."""
-    _positive(classes=classes, first=first, second=second, hidden=hidden)
+    positive(classes=classes, first=first, second=second, hidden=hidden)
     return _convolutions(_image(input_shape, 4, "cnn"), classes, 3, first, second, hidden)
 
 
 def caldas(input_shape: str, classes: int, first: int = 32, second: int = 64, hidden: int = 512) -> nn.Module:
     """The CNN of Caldas et al. 2018: 5x5 convolutions, each halved by pooling, and one wide hidden layer."""
-    _positive(classes=classes, first=first, second=second, hidden=hidden)
+    positive(classes=classes, first=first, second=second, hidden=hidden)
     return _convolutions(_image(input_shape, 4, "caldas"), classes, 5, first, second, hidden)
 
 
@@ -192,7 +187,7 @@ def _with_exits(
 
 def resnet6(input_shape: str, classes: int, width: int = 16, exits: int = 0) -> nn.Module:
     """Six pre-activation blocks of `width`, twice it and four times it."""
-    _positive(classes=classes, width=width)
+    positive(classes=classes, width=width)
     _check_exits("resnet6", exits, 6)
     if width % 4:
         raise UseError(f"width of resnet6 must be a multiple of 4, its norm groups' size, got {width}")
@@ -237,7 +232,7 @@ def resnet56(input_shape: str, classes: int, width: int = 16, norm: str = "group
 
 def _residual(net: str, text: str, classes: int, stages: list[int], blocks: int, norm: str, exits: int) -> nn.Module:
     """A stem, stages of `blocks` residual blocks, all but the first halving the image, and a linear head."""
-    _positive(classes=classes, width=stages[0])
+    positive(classes=classes, width=stages[0])
     _check_exits(net, exits, blocks * len(stages))
     made = norm_named(norm)
     if stages[0] % 4 and norm == "group":
