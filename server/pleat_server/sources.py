@@ -1,4 +1,5 @@
-"""Where data sets come from: handwritten digits, an `.npz`, a folder of images, or a torchvision data set by name.
+"""Where data sets come from: handwritten digits, an `.npz`, a `.json` of texts, a folder of images, or a torchvision
+data set by name.
 
 Reads files, and only with `download` the network. Every result is a checked `Shard`; whatever cannot be used is told
 in one line that says what to type instead.
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from pleat.errors import UseError
 from pleat.shard import Shard, make, read
 from pleat_server.shards import Source
+from pleat_server.texts import SUFFIXES, VOCABULARY, WORDS, read_texts
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 CLIENT_ARRAYS = ("client", "clients", "writer", "writers", "user", "users")
@@ -31,13 +33,19 @@ def open_source(
     size: int = 32,
     root: Path = Path("data"),
     download: bool = False,
+    words: int = WORDS,
+    vocabulary: int = VOCABULARY,
 ) -> Source:
     """The data set `name`. `shape` reshapes every sample (1x28x28), `size` is the edge that images are resized to,
-    `root` is where torchvision keeps its files. Raises UseError."""
+    `root` is where torchvision keeps its files; a text has `words` tokens of at most `vocabulary` ids. Raises UseError.
+    """
     if name == "digits":
         source = digits()
     elif name.endswith(".npz"):
         source = from_npz(Path(name))
+    elif name.endswith(SUFFIXES):
+        texts = read_texts(Path(name), words, vocabulary)
+        source = Source(texts.shard, texts.clients, texts.words, texts.test)
     elif Path(name).is_dir():
         source = from_images(Path(name), size)
     else:
@@ -127,7 +135,9 @@ def from_torchvision(name: str, size: int, root: Path, download: bool) -> Source
 
 
 def _expected() -> str:
-    return "expected digits, FILE.npz, a folder of images, or a torchvision data set such as CIFAR10"
+    return (
+        "expected digits, FILE.npz, FILE.json of texts, a folder of images, or a torchvision data set such as CIFAR10"
+    )
 
 
 def _torchvision(name: str) -> Any:
@@ -167,6 +177,8 @@ def _labels(dataset: Any) -> Iterable[Any]:
 
 
 def _reshaped(source: Source, shape: tuple[int, ...], name: str) -> Source:
+    if source.words:
+        raise UseError(f"{name}: texts are rows of tokens, they do not reshape; leave --shape out, or set --words")
     x = source.shard.x
     if int(np.prod(shape)) != int(np.prod(x.shape[1:])):
         raise UseError(f"{name}: samples of shape {source.shard.input_shape} do not reshape to {shape}")

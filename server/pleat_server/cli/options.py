@@ -20,7 +20,10 @@ RUNS = Path("runs")
 
 RecipeName = Annotated[str, typer.Option("--recipe", help="Method: a name from `pleat recipes`, or a .toml file.")]
 ModelName = Annotated[
-    str, typer.Option("--model", help="Net: mlp, cnn, caldas, resnet6, 8, 18, 20, 56 or package.module:function.")
+    str,
+    typer.Option(
+        "--model", help="Net: mlp, cnn, caldas, resnet6, 8, 18, 20, 56, transformer or package.module:function."
+    ),
 ]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds to run.")]
 Seed = Annotated[int, typer.Option("--seed", help="Everything random follows from it.")]

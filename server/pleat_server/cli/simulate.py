@@ -35,8 +35,12 @@ def run(
     model: options.ModelName = "mlp",
     devices: Annotated[int, typer.Option(min=1, help="Number of simulated devices.")] = 20,
     rounds: options.Rounds = 30,
-    source: Annotated[str, typer.Option(help="Data: digits, FILE.npz, image folder or torchvision name.")] = "digits",
-    split: Annotated[str, typer.Option(help="iid, dirichlet:A, quantity:A, labels:K or client.")] = "dirichlet:0.3",
+    source: Annotated[
+        str, typer.Option(help="Data: digits, FILE.npz, FILE.json[.xz], image folder or torchvision name.")
+    ] = "digits",
+    split: Annotated[
+        str, typer.Option(help="iid, dirichlet:A, quantity:A, labels:K, client or domain.")
+    ] = "dirichlet:0.3",
     holdout: Annotated[float, typer.Option(help="Share of the data held out for the server to score on.")] = 0.2,
     afford: Annotated[
         str, typer.Option(help="Upload budgets that afford just these widths, dealt to devices in turn, such as 1,0.5.")
@@ -68,7 +72,7 @@ def run(
 
 def _kept(source: str) -> str:
     """A file or folder of data by its whole path, so that the run can go on from anywhere; else the name."""
-    is_path = source != "digits" and (source.endswith(".npz") or Path(source).is_dir())
+    is_path = source != "digits" and (source.endswith((".npz", ".json", ".json.xz")) or Path(source).is_dir())
     return str(Path(source).resolve()) if is_path else source
 
 
