@@ -29,6 +29,7 @@ from pleat.recipes.recipe import Recipe
 from pleat.shard import Shard
 from pleat_server.carrier import Carrier, Rejected
 from pleat_server.config import RunConfig
+from pleat_server.deeper import check_pairs
 from pleat_server.desk import OrderBook
 from pleat_server.evaluate import Evaluator
 from pleat_server.fleet import Fleet
@@ -78,6 +79,8 @@ def set_up(config: RunConfig, recipe: Recipe, input_shape: tuple[int, ...], clas
     """Net, map and catalogue of a run. Raises UseError for an unknown net or a recipe that does not fit it."""
     net = spec(config.model, input_shape, classes, recipe.holds.exits)
     model = model_map(net)
+    if recipe.fold.momentum:
+        check_pairs(recipe.name, model)
     return Setup(model, net, recipe, catalogue(model, recipe, config.seed, initial(net, config.seed)))
 
 

@@ -24,6 +24,7 @@ from pleat.exchange.wire import report_from_bytes
 from pleat.modelmap import OUTPUT, Axis, ModelMap
 from pleat.params import Array, Params, Sparse, Update
 from pleat.recipes.recipe import Recipe
+from pleat_server.deeper import AHEAD, means, mixed_in
 from pleat_server.desk import decode_payload, part_of
 from pleat_server.drift import DRIFT, drifted, holders_of
 from pleat_server.plan.value.cosine import Contribution, data_values, mixed, values_within
@@ -43,6 +44,7 @@ class Folded:
     empty: tuple[tuple[Order, Report], ...]
     squares: Params | None = None  # weighted mean of the squared gradients, where the orders asked for them
     holders: Params = field(default_factory=dict)  # FedDyn: how many devices held each entry
+    ahead: Params | None = None  # what the round's step leaves to the next one, where the recipe asks for it
 
 
 class Read(Protocol):
@@ -80,11 +82,11 @@ class Folding:
                 self._add(order)
         self._next = len(self._asked)
         values = _values(self._setup, self._total, self._accepted, self._updates) if len(self._accepted) > 1 else {}
-        step = _step(self._setup, state, self._total) if self._accepted else None
+        step, ahead = _step(self._setup, state, self._total) if self._accepted else (None, None)
         squares = self._squares.finish(1.0) if self._squares and self._accepted else None
         dynamic = self._setup.recipe.objective.dynamic and self._accepted
         holders = holders_of(self._total, len(self._accepted)) if dynamic else {}
-        return Folded(step, values, tuple(self._accepted), tuple(self._empty), squares, holders)
+        return Folded(step, values, tuple(self._accepted), tuple(self._empty), squares, holders, ahead)
 
     def _add(self, order: Order) -> None:
         report = self._folded(order)
@@ -151,11 +153,14 @@ def _asks_squares(order: Order) -> bool:
     return any(r.name == SQUARES for r in order.returns)
 
 
-def _step(setup: Setup, state: State, total: Fold) -> Params:
-    """The recipe's fill: sum of p_k delta_k / W^exponent, or the step to the average of zero-filled weights."""
-    if setup.recipe.fold.fill == "zero":
-        return total.zero_fill(state.params)
-    return total.finish(setup.recipe.fold.exponent)
+def _step(setup: Setup, state: State, total: Fold) -> tuple[Params, Params | None]:
+    """The recipe's fill: sum of p_k delta_k / W^exponent, or the step to the average of zero-filled weights; mixed with
+    what the round before left, and what this one leaves, where the recipe asks for it."""
+    choice = setup.recipe.fold
+    step = total.zero_fill(state.params) if choice.fill == "zero" else total.finish(choice.exponent)
+    if not choice.momentum:
+        return step, None
+    return mixed_in(step, dict(state.extras.get(AHEAD, {})), choice.momentum, total), means(setup.model, step)
 
 
 def weight_of(recipe: Recipe, report: Report) -> float:
@@ -253,6 +258,8 @@ def cleared(setup: Setup, params: Params, asked: list[Order]) -> Params:
 def _extras(setup: Setup, state: State, params: Params, folded: Folded) -> Mapping[str, Params]:
     """The method's named tensors after the round: squared gradients, and the shared mask, fitted to them."""
     rule, extras = setup.recipe.rule, state.extras
+    if folded.ahead is not None:
+        extras = {**extras, AHEAD: folded.ahead}
     if rule.squares and folded.squares is not None:
         extras = {**extras, SQUARES: folded.squares}
     if not rule.reconfigure:
