@@ -58,6 +58,7 @@ NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "sub-fedavg": ({"rule": {"settings": {"prune": 0.0}}}, 0.0),
     "lotteryfl": ({"rule": {"settings": {"target": 1.0}}}, 0.0),
     "federated-dropout": ({"holds": {"widths": [1.0]}}, 0.0),
+    "inclusivefl": ({"holds": {"exits": 0, "depths": [1.0]}, "fold": {"momentum": 0.0}}, 0.0),
     "elf": ({"holds": {"depths": [1.0]}}, 0.0),
     "fedmp-prune": ({"holds": {"widths": [1.0]}}, 0.0),
     "prunefl": ({"holds": {"widths": [1.0]}}, 0.0),
