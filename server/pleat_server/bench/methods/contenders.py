@@ -7,7 +7,7 @@ has momentum nor averages: what is compared is the method.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from pleat.elastic import size
 from pleat.elastic.choosers import Draw, Rung
-from pleat.elastic.selection import WHOLE, Selection
+from pleat.elastic.selection import Selection
 from pleat.errors import UseError
 from pleat.modelmap import ModelMap
 from pleat.params import Params
@@ -58,11 +58,16 @@ _SPECIAL = {"fedavg", "all-large", "all-small", "drop-weak", "exclusive"}
 
 def contenders(setting: Setting, only: str = "") -> list[Contender]:
     """Those whose names are in `only`, or all. Raises UseError for an unknown one."""
-    known = {c.name: c for c in every()}
+    return picked(every(), only, "methods")
+
+
+def picked(known_ones: Sequence[Contender], only: str, bench: str) -> list[Contender]:
+    """Those of `known_ones` whose names are in `only`, or all. Raises UseError for an unknown one."""
+    known = {c.name: c for c in known_ones}
     wanted = [name.strip() for name in only.split(";" if ";" in only else ",")] if only else list(known)
     for name in wanted:
         if name not in known:
-            raise UseError(f"bench methods: unknown contender {name!r}; there are {'; '.join(known)}")
+            raise UseError(f"bench {bench}: unknown contender {name!r}; there are {'; '.join(known)}")
     return [known[name] for name in wanted]
 
 
@@ -108,10 +113,10 @@ def ladder(setting: Setting, recipe: Recipe, model: ModelMap, params: Params) ->
     """
     draw, places = Draw(0, 1, "", params), list[float]()
     measure: Callable[[ModelMap, Selection], int] = size.count if setting.measure == "parameters" else size.macs
-    whole, steps = measure(model, WHOLE), range(1, STEPS + 1)
+    steps = range(1, STEPS + 1)
     cost = {k: measure(model, chosen(recipe.rule, model, _rung(recipe, k / STEPS), draw)) for k in steps}
     for budget in setting.budgets:
-        fitting = [k for k, c in cost.items() if c <= budget * whole * (1 + 1e-9)] or [1]
+        fitting = [k for k, c in cost.items() if c <= budget * cost[STEPS] * (1 + 1e-9)] or [1]
         place = max(fitting) / STEPS
         places.append(place if not places or place < places[-1] else places[-1] - 1e-6)
     return tuple(_rung(recipe, place) for place in places)

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from pleat.recipes import load as recipes
 from pleat.recipes.recipe import Recipe
 from pleat_server import app
 from pleat_server.bench.methods.contenders import Contender, overrides
-from pleat_server.bench.methods.setting import Setting, digest, shards
+from pleat_server.bench.methods.setting import Setting, digest
 from pleat_server.config import RunConfig
 from pleat_server.evaluate import use_threads
 from pleat_server.keep.journal import Journal
@@ -93,10 +93,10 @@ def told(recipe: Recipe) -> str:
 def one(setting: Setting, contender: Contender, seed: int) -> Result:
     """Carry one run out, on one thread."""
     use_threads(1)
-    devices, test = shards(setting, seed)
+    devices, test = setting.shards(seed)
     classes = 1 + max(int(s.y.max()) for s in (*devices, test))
-    offered = recipes.load(contender.recipe, model=setting.model, overrides=contender.laid)
-    net = spec(setting.model, test.input_shape, classes, offered.holds.exits)
+    exits = recipes.load(contender.recipe, model=setting.model, overrides=contender.laid).holds.exits
+    net = spec(setting.model, test.input_shape, classes, exits)
     laid = overrides(setting, contender, model_map(net), initial(net, seed))
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig(
@@ -113,7 +113,10 @@ def one(setting: Setting, contender: Contender, seed: int) -> Result:
         recipe = app.checked(config)
         out = [contender.level is not None and setting.class_of(d) > contender.level for d in range(setting.devices)]
         budgets = [NOTHING if away else Budgets() for away in out]
-        virtual = app.virtual_devices(devices, budgets, HOLDOUT if recipe.personal.tensors else 0.0, seed)
+        own = bool(recipe.personal.tensors)
+        virtual = app.virtual_devices(devices, budgets, HOLDOUT if own and not setting.everywhere else 0.0, seed)
+        if own and setting.everywhere:
+            virtual = [replace(device, holdout=test) for device in virtual]
         begun = time.process_time()
         app.simulate(config, virtual, test)
         cpu_s = time.process_time() - begun

@@ -55,6 +55,15 @@ class Setting:
         """Devices take turns, so that classes are equal in number and alike in their data."""
         return device % len(self.budgets)
 
+    def shards(self, seed: int) -> tuple[tuple[Shard, ...], Shard]:
+        """One shard a device, and what the model is scored on; functions of the setting and the seed."""
+        return shards(self, seed)
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether models that stay on devices are scored on those samples too, and not on a share of the device's."""
+        return False
+
 
 SETTINGS: dict[str, Setting] = {
     "s": Setting("s"),
@@ -81,7 +90,6 @@ def named(options: Mapping[str, str]) -> Setting:
 
 
 def shards(setting: Setting, seed: int) -> tuple[tuple[Shard, ...], Shard]:
-    """One shard a device, and what the model is scored on; functions of the setting and the seed."""
     train, test = _whole(setting.data)
     if test is not None and setting.part == "test":
         return deal(Source(train), setting.devices, setting.split, holdout=0.0, seed=seed).devices, test
