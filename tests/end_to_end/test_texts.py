@@ -16,6 +16,7 @@ from pleat.nets.trace import model_map
 from pleat.nets.transformer import transformer
 from pleat_server import app
 from pleat_server.config import RunConfig
+from pleat_server.keep.journal import Journal
 from support.methods import Ran, away
 from support.sentences import LENGTH, sentence_shards
 
@@ -117,6 +118,16 @@ def test_sizes_learn_and_each_is_scored_by_its_own_exit(tmp_path: Path) -> None:
     assert list(found) == ["1", "depth 0.66", "depth 0.33"]
     assert found["depth 0.33"] > 0.9
     assert found["1"] < 0.7
+
+
+def test_a_device_whose_words_the_net_does_not_know_says_so_and_the_others_go_on(tmp_path: Path) -> None:
+    parts, test = sentence_shards(3)
+    parts[1].x[:, 2] = 25
+    config = RunConfig("fedavg", f"{HERE}:small", tmp_path / "run", 1, input_shape=(LENGTH,), classes=3)
+    app.simulate(config, app.virtual_devices(parts), test)
+    (line,) = Journal.read(tmp_path / "run" / "journal.jsonl")
+    assert [d["outcome"] for d in line["devices"]] == ["done", "failed", "done"]
+    assert "samples hold numbers from 0 to 25, the net's embedding has rows 0 to 19" in str(line["devices"][1])
 
 
 @pytest.mark.parametrize(

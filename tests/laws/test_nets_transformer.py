@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pleat.elastic.selection import make
+from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.selection import compose, make
 from pleat.errors import UseError
 from pleat.nets.build import build, initial, spec
 from pleat.nets.shrink import shrink
@@ -57,6 +58,39 @@ def test_a_layer_that_is_left_out_is_passed_by() -> None:
     assert (whole - short).abs().max() > 1e-3
 
 
+SIZED = spec("transformer", (PLACES,), 5, 3, layers=5, width=16, heads=4, vocabulary=WORDS)
+
+
+def test_exits_are_sizes_of_evenly_spaced_depths_with_a_last_layer_of_their_own() -> None:
+    """Of 5 layers: 2, 4 and 5. The trunk has one less than the largest."""
+    model = model_map(SIZED)
+    assert model.units == ("layers.0", "tops.0", "layers.1", "layers.2", "tops.1", "layers.3", "tops.2")
+    assert model.exits == ("tops.0", "tops.1", "tops.2")
+    assert not model.tails
+    assert not look_at(SIZED).whole
+
+
+def test_a_size_alone_answers_as_its_exit_in_the_whole_net_does() -> None:
+    module, model = shaken(build(SIZED.factory, SIZED.arguments)).eval(), model_map(SIZED)
+    with torch.no_grad():
+        together = module(texts(7, 4, 1))
+        for number, rate in enumerate((0.33, 0.66, 1.0)):
+            small = shrink(module, model, choose("depth-own", model, rate, Draw())).eval()
+            (alone,) = small(texts(7, 4, 1))
+            torch.testing.assert_close(alone, together[number])
+    assert (together[0] - together[1]).abs().max() > 1e-3
+
+
+def test_sizes_are_cut_in_width_and_depth_at_once() -> None:
+    module, model = shaken(build(SIZED.factory, SIZED.arguments)).eval(), model_map(SIZED)
+    both = compose(model, choose("prefix", model, 0.5, Draw()), choose("depth-own", model, 0.66, Draw()))
+    small = shrink(module, model, both)
+    (logits,) = small(texts(7, 4, 1))
+    logits.square().sum().backward()
+    assert logits.shape == (3, 5)
+    assert all(p.grad is not None for p in small.parameters())
+
+
 def test_padding_changes_nothing_and_a_text_is_not_mixed_with_another() -> None:
     module = net()
     together = output(module, texts(7, 4, 1))
@@ -84,7 +118,9 @@ def test_the_first_weights_follow_from_the_seed() -> None:
 def test_a_word_beyond_the_vocabulary_is_told_with_both_numbers() -> None:
     far = texts(3)
     far[0, 1] = WORDS
-    with pytest.raises(UseError, match=r"numbers from 0 to 20, the net's embedding has rows 0 to 19; .* --vocabulary"):
+    with pytest.raises(
+        UseError, match=r"numbers from 0 to 20, the net's embedding has rows 0 to 19; .* --vocabulary 20"
+    ):
         output(net(), far)
 
 

@@ -23,7 +23,7 @@ class Lookup(nn.Embedding):
             low, high, rows = int(input.min()), int(input.max()), self.num_embeddings
             raise UseError(
                 f"samples hold numbers from {low} to {high}, the net's embedding has rows 0 to {rows - 1}; "
-                "give the net a larger vocabulary, or make the shards with a smaller --vocabulary"
+                f"make the shards with --vocabulary {rows}, or name a net of your own with a larger table"
             ) from None
 
 

@@ -17,7 +17,7 @@ widening one loses its branch and keeps its shortcut.
 
 The residual nets take `exits`: that many heads, the last of them the net's own, behind evenly spaced blocks. An earlier
 one widens and halves what it sees as the rest of the trunk would, by separable convolutions (DepthFL's bottleneck). The
-mlp takes 2, one head behind each hidden layer. 0 and 1: the net as it is.
+mlp takes 2, one head behind each hidden layer; the transformer as many as it has layers. 0 and 1: the net as it is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Text: InclusiveFL and its five baselines on sentences, a transformer of six layers in sizes of two, four and six.
 
 A third of the devices affords each size. All train alike, by plain SGD from random weights (the paper's begin with a
-pretrained BERT), and are scored on the same sentences; `local` too, device by device. HeteroFL's widths cost what the
-depths do.
+pretrained BERT), and are scored on the same sentences; `local` too, device by device. HeteroFL's widths cost no
+more than the depths do.
 """
 
 from __future__ import annotations

@@ -12,14 +12,17 @@ from pleat.errors import UseError
 
 def run(
     name: Annotated[
-        str, typer.Argument(help="codec, aggregate, plan, policy, shrink, round, device_memory, demo, methods or all.")
+        str,
+        typer.Argument(
+            help="codec, aggregate, plan, policy, shrink, round, device_memory, demo, methods, text or all."
+        ),
     ] = "all",
     option: Annotated[
         list[str] | None,
         typer.Option(
             "--option",
             help="Of methods: setting=s (s, s-macs, s-iid), data=FILE.npz, only=NAME,NAME, seeds=0,1,2, rounds=100, "
-            "jobs=2, part=test. Repeatable.",
+            "jobs=2, part=test; of text all of them but setting, and data=FILE.json.xz. Repeatable.",
             metavar="KEY=VALUE",
         ),
     ] = None,
