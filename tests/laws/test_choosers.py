@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from pleat.elastic.choosers import CHOOSERS, Draw, choose
 from pleat.elastic.choosers.channels import scores
-from pleat.elastic.choosers.depth import droppable
+from pleat.elastic.choosers.depth import by_stage, droppable, stages
 from pleat.elastic.choosers.magnitude import top
 from pleat.elastic.selection import WHOLE, make, within
 from pleat.elastic.size import activation_floats, allocated, count, macs
@@ -296,3 +297,52 @@ def test_depth_drops_the_last_block_of_each_stage_first_and_keeps_one_and_what_w
 def test_a_net_without_blocks_loses_width_instead_of_depth():
     model = mlp(4, (64, 10), 3)
     assert choose("depth", model, 0.5, Draw()) == choose("prefix", model, 0.5, Draw())
+
+
+SIX_STAGES = [["block1", "block2"], ["block3", "block4"], ["block5", "block6"]]
+
+
+def test_blocks_are_kept_by_stage_first_ones_first():
+    model = six_blocks()
+    assert stages(model) == SIX_STAGES
+    assert by_stage(model, (2, 1, 2)).dropped == {"block4"}
+    assert by_stage(model, (1, 1, 1)) == choose("depth", model, 0.01, Draw())
+    assert by_stage(model, (2, 2, 2)).is_whole
+
+
+def test_a_block_that_cannot_go_is_of_its_stage_and_lets_the_others_go():
+    """As torchvision's ResNets are made: what widens is no unit, and has channels of its own."""
+    model = six_blocks()
+    units = tuple(u for u in model.units if u not in ("block3", "block5"))
+    loose = {t.name: "" if t.unit not in units else t.unit for t in model.tensors}
+    fixed_ones = replace(model, units=units, tensors=tuple(replace(t, unit=loose[t.name]) for t in model.tensors))
+    assert stages(fixed_ones) == SIX_STAGES
+    assert droppable(fixed_ones) == ["block6", "block4", "block2"]
+    assert by_stage(fixed_ones, (2, 1, 1)).dropped == {"block4", "block6"}
+
+
+def test_blocks_on_a_stream_that_cannot_be_cut_may_go_all_but_the_first():
+    """As in a vision transformer whose heads have the width of the stream written in them."""
+    groups = [Group("stream", 8, role="frozen", reason="it is written down")]
+    tensors = [("stem.weight", (channels("stream"), fixed(2)), 1)]
+    for i in (0, 1, 2, 10):
+        groups.append(Group(f"inner{i}", 4, unit=f"b.{i}"))
+        tensors.append((f"b.{i}.up", (channels(f"inner{i}"), channels("stream")), 1, f"b.{i}"))
+    model = model_map(groups, tensors, ("b.0", "b.1", "b.2", "b.10"))
+    assert stages(model) == [["b.0", "b.1", "b.2", "b.10"]]
+    assert droppable(model) == ["b.10", "b.2", "b.1"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ((2, 2), "depth 2,2: expected blocks to keep in each of 3 stages, from 1 to 2,2,2"),
+        ((2, 0, 2), "depth 2,0,2: expected blocks"),
+        ((3, 2, 2), "depth 3,2,2: expected blocks"),
+    ],
+)
+def test_depths_that_a_net_does_not_have_are_told_with_those_it_has(kept, said):
+    with pytest.raises(UseError, match=said):
+        by_stage(six_blocks(), kept)
+    with pytest.raises(UseError, match="this net has no residual blocks"):
+        by_stage(mlp(4, (64, 10), 3), kept)
