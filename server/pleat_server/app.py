@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from safetensors.numpy import save as to_safetensors
 
 from pleat import shard as shards
 from pleat.disk import write_atomic
 from pleat.elastic.importance import START
+from pleat.elastic.selection import WHOLE
 from pleat.elastic.start import scaled_start
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
+from pleat.nets import exported
 from pleat.nets.build import check_exits, initial, resolve, spec
 from pleat.nets.trace import model_map
 from pleat.recipes import load as recipes
@@ -183,8 +184,7 @@ def restore(setup: Setup, config: RunConfig, keep: Keep, watch: Watch) -> State:
     number, arrays, facts, notes = checkpoint.load(keep.checkpoints)
     for note in notes:
         watch({"event": "notice", "text": note})
-    if facts["model"] != setup.model.digest.hex():
-        raise UseError(f"checkpoint {number} in {keep.checkpoints} is of another net than {config.model!r}")
+    check_same_net(facts, setup, config, keep.checkpoints)
     state = from_checkpoint(arrays, facts, setup.model)
     keep.journal.rewind(number)
     lines = Journal.read(keep.journal.path)
@@ -195,6 +195,12 @@ def restore(setup: Setup, config: RunConfig, keep: Keep, watch: Watch) -> State:
             keep.spool.drop(run, closed)
     watch({"event": "resumed", "round": number})
     return state
+
+
+def check_same_net(facts: Mapping[str, Any], setup: Setup, config: RunConfig, where: Path) -> None:
+    """Raises UseError unless a checkpoint's facts are of the net that the run's configuration builds now."""
+    if facts["model"] != setup.model.digest.hex():
+        raise UseError(f"checkpoint {facts['round']} in {where} is of another net than {config.model!r}")
 
 
 def begin(setup: Setup, run: str, seed: int) -> State:
@@ -262,13 +268,8 @@ def conclude(config: RunConfig, setup: Setup, state: State, watch: Watch) -> dic
 
 
 def export(setup: Setup, state: State, folder: Path) -> Path:
-    """Write the evaluated copy as model.safetensors; the net's name and arguments stand in its metadata."""
-    about = {
-        "factory": setup.net.factory,
-        "arguments": msgspec.json.encode(dict(setup.net.arguments)).decode(),
-        "recipe": setup.recipe.name,
-        "round": str(state.round),
-    }
+    """Write the evaluated copy as model.safetensors, which `nets/exported.py` makes a module of."""
+    about = {"recipe": setup.recipe.name, "round": str(state.round)}
     path = folder / "model.safetensors"
-    write_atomic(path, to_safetensors(dict(state.evaluated), metadata=about))
+    write_atomic(path, exported.pieces(setup.net, WHOLE, dict(state.evaluated), about))
     return path

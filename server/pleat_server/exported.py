@@ -1,38 +1,79 @@
-"""Scores the model a run has come to, from its folder alone."""
+"""The model a run has come to, from its folder alone: opened, cut to a width and a depth, and scored."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pleat.elastic.choosers import Draw, Rung
+from pleat.elastic.choosers.depth import by_stage, stages
+from pleat.elastic.selection import Selection, compose
 from pleat.errors import UseError
-from pleat.params import Params
-from pleat.shard import read
+from pleat.nets.build import initial
 from pleat_server import app
 from pleat_server.config import RunConfig
+from pleat_server.evaluate import Score
+from pleat_server.held_out import scored_on
 from pleat_server.keep import checkpoint
-from pleat_server.plan.catalogue import chosen
+from pleat_server.round import Setup, rung_of, size_of
+from pleat_server.state import State, from_checkpoint
 
 
-def score_run(folder: Path, data: Path, width: float = 1.0) -> dict[str, Any]:
-    """Accuracy and mean loss of the evaluated copy, cut to `width`, on the samples in `data`. Raises UseError."""
-    if not 0 < width <= 1:
-        raise UseError(f"--width must be a rate in (0, 1], got {width:g}")
+@dataclass(frozen=True)
+class Opened:
+    """A run as its folder tells of it; `state.evaluated` is the model."""
+
+    config: RunConfig
+    setup: Setup
+    state: State
+
+    def submodel(self, rate: float, depth: Sequence[int] = ()) -> Selection:
+        """What the run scores at `rate`, any rate in (0, 1], with its stored masks; of its blocks those alone that
+        `depth` keeps of every stage, where it is given. Raises UseError."""
+        if not 0 < rate <= 1:
+            raise UseError(f"width rate {rate:g}: expected a rate above 0 and up to 1, such as 0.5")
+        chosen = size_of(self.setup, self.state, rung_of(self.setup, rate), initial(self.setup.net, self.config.seed))
+        return compose(self.setup.model, chosen, by_stage(self.setup.model, depth)) if depth else chosen
+
+    def kept_blocks(self, selection: Selection) -> list[int]:
+        """How many blocks of every stage `selection` keeps."""
+        return [sum(b not in selection.dropped for b in blocks) for blocks in stages(self.setup.model)]
+
+    def score(self, selection: Selection, data: Path | None) -> tuple[Score | None, str]:
+        """The submodel's score on the samples in `data`, or on the run's own test data, and where those are from; or
+        None, and why it has none. Raises UseError for data that do not fit."""
+        shard, where = scored_on(self.config, data)
+        if shard is None:
+            return None, where
+        return app.evaluator(self.setup, shard, where).score(self.state.evaluated, selection), where
+
+
+def opened(folder: Path) -> Opened:
+    """The run in `folder` at its last good checkpoint; nothing in the folder is changed. Raises UseError."""
     config = RunConfig.load(folder)
-    if not (folder / "checkpoint").is_dir():
-        raise UseError(f"{folder} has no checkpoint yet: no round was finished")
-    number, arrays, _, _ = checkpoint.load(folder / "checkpoint")
-    params: Params = dict(arrays["average"] if "average" in arrays else arrays["params"])
-    recipe = app.read_recipe(config)
-    setup = app.set_up(config, recipe, config.input_shape, config.classes)
-    selection = chosen(recipe.rule, setup.model, Rung(width), Draw(config.seed, number, "", params))
-    score = app.evaluator(setup, read(data), str(data)).score(params, selection)
+    if not checkpoint.present(folder / "checkpoint"):
+        raise UseError(f"{folder} has no checkpoint yet: no round was finished; go on with `pleat resume {folder}`")
+    _, arrays, facts, _ = checkpoint.load(folder / "checkpoint")
+    setup = app.set_up(config, app.read_recipe(config), config.input_shape, config.classes)
+    app.check_same_net(facts, setup, config, folder / "checkpoint")
+    return Opened(config, setup, from_checkpoint(arrays, facts, setup.model))
+
+
+def score_run(folder: Path, data: Path | None, width: float = 1.0, depth: Sequence[int] = ()) -> dict[str, Any]:
+    """Accuracy and mean loss of the evaluated copy, cut to `width` and `depth`, on the samples in `data` or the run's
+    own test data. Raises UseError."""
+    run = opened(folder)
+    selection = run.submodel(width, depth)
+    score, where = run.score(selection, data)
+    if score is None:
+        raise UseError(f"nothing to score {folder} on: {where}; give --data FILE.npz")
     return {
         "run": folder.name,
-        "round": number,
+        "round": run.state.round,
         "width": width,
-        "data": str(data),
+        "depth": run.kept_blocks(selection),
+        "data": where,
         "accuracy": score.accuracy,
         "loss": score.loss,
         "samples": score.samples,

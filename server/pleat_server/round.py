@@ -148,15 +148,37 @@ def rate_at(rate: float, rounds: int, number: int) -> float:
 
 
 def sizes_of(setup: Setup, state: State) -> dict[Rung, Selection]:
-    """Size -> the selection that the model is scored at, largest first. A size that is drawn anew each round is the
-    one that the model of today would give; no such draw is the model, so that the whole one is always scored too."""
-    if not setup.recipe.rule.redraw:
-        return setup.sizes
+    """Size -> the selection that the model is scored at, largest first. No draw of a size that is drawn anew is the
+    model, so that the whole one is always scored too."""
+    rungs = dict.fromkeys((Rung(), *setup.sizes)) if setup.recipe.rule.redraw else setup.sizes
+    return {rung: size_of(setup, state, rung) for rung in rungs}
+
+
+def size_of(setup: Setup, state: State, rung: Rung, first: Params | None = None) -> Selection:
+    """The selection at which the model of today is scored and exported at a size, on offer or not; the whole model at
+    all rates 1, unless that is on offer. A size that is drawn anew each round is the one that this model would give.
+
+    `first`: the run's first weights, by which a fixed size not on offer is ranked where its chooser looks at weights.
+    """
     rule = setup.recipe.rule
+    if not rule.redraw:
+        known = setup.sizes.get(rung)
+        return chosen(rule, setup.model, rung, Draw(state.seed, 0, "", first)) if known is None else known
+    if rung == Rung() and rung not in setup.sizes:
+        return WHOLE
     scores = importance(rule.score, state.evaluated, state.extras)
     draw = Draw(state.seed, state.round, "", scores, state.extras)
-    today = {rung: rung_at(rung, rule.cubic, max(1, state.round)) for rung in setup.sizes}
-    return {Rung(): WHOLE, **{rung: chosen(rule, setup.model, now, draw) for rung, now in today.items()}}
+    return chosen(rule, setup.model, rung_at(rung, rule.cubic, max(1, state.round)), draw)
+
+
+def rung_of(setup: Setup, rate: float) -> Rung:
+    """The size that a single rate names: the largest on offer with this rate, of the first of width, depth and density
+    by which the sizes on offer differ (width, if by none); else that rate alone."""
+    sizes = list(setup.sizes)
+    if rate == 1 and setup.recipe.rule.redraw:
+        return Rung()
+    axis = next((i for i in range(len(Rung._fields)) if len({size[i] for size in sizes}) > 1), 0)
+    return next((s for s in sizes if s[axis] == rate), Rung(**{Rung._fields[axis]: rate}))
 
 
 def _work(recipe: Recipe, seed: int) -> Work:

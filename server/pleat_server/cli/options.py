@@ -41,6 +41,12 @@ Set = Annotated[
         "--set", help="Lay one value over the recipe, such as training.epochs=4. Repeatable.", metavar="KEY=VALUE"
     ),
 ]
+TestData = Annotated[
+    Path | None, typer.Option("--data", help="Samples to score on, .npz with x and y. Default: the run's own.")
+]
+Depth = Annotated[
+    str, typer.Option("--depth", help="Blocks to keep of every stage, such as 2,2,1,1. Default: the recipe's own.")
+]
 Run = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
 
 
@@ -73,6 +79,14 @@ def shape(text: str) -> tuple[int, ...]:
     from pleat.exchange.flower import shape as parsed
 
     return parsed(text)
+
+
+def depth(text: str) -> tuple[int, ...]:
+    """(2, 2, 1, 1) of "2,2,1,1"; () of "". Raises UseError."""
+    words = text.split(",") if text.strip() else []
+    if not all(word.strip().isdecimal() for word in words):
+        raise UseError(f"--depth {text}: expected how many blocks to keep of every stage, such as 2,2,1,1")
+    return tuple(int(word) for word in words)
 
 
 def new_folder(recipe: str, model: str) -> Path:

@@ -80,13 +80,12 @@ def carry(config: RunConfig, json: Path | None) -> None:
     """The run of `config` from where its folder stands, on the simulated devices that `config.how` tells of."""
     from pleat_server import app, demo, live
     from pleat_server.evaluate import use_threads
-    from pleat_server.shards import deal
-    from pleat_server.sources import open_source
+    from pleat_server.held_out import dealt_again
 
     fleet = Fleet(**config.how)
     recipe = app.checked(config)
     use_threads(fleet.threads)
-    dealt = deal(open_source(fleet.source), fleet.devices, fleet.split, holdout=fleet.holdout, seed=config.seed)
+    dealt = dealt_again(config)
     classes = max(s.classes for s in (*dealt.devices, *([dealt.test] if dealt.test else [])))
     config = replace(config, input_shape=dealt.devices[0].input_shape, classes=classes)
     widths = demo.widths(fleet.afford)
