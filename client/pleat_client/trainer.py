@@ -22,7 +22,7 @@ from pleat.elastic.selection import Selection
 from pleat.errors import LocalError
 from pleat.exchange.order import NetSpec, Work
 from pleat.modelmap import ModelMap
-from pleat.nets.build import build, classes_of
+from pleat.nets.build import classes_of, skeleton
 from pleat.nets.exits import answer, logits_of
 from pleat.nets.shrink import load, read, shrink
 from pleat.nets.tensors import bind
@@ -84,13 +84,20 @@ class _Batch:
 def _modules(
     net: NetSpec, model: ModelMap, selections: Sequence[Selection], device: str, scaler: bool
 ) -> list[nn.Module]:
-    """The smaller modules; the whole one, which they are cut from, is let go."""
-    whole = build(net.factory, net.arguments)
+    """The smaller modules, without values; the whole one, which they are cut from, has no memory."""
+    whole = skeleton(net.factory, net.arguments)
     modules = [shrink(whole, model, selection).to(device).train() for selection in selections]
     if scaler:
         for module, selection in zip(modules, selections, strict=True):
             scale(module, model, selection)
     return modules
+
+
+def _fill(module: nn.Module) -> None:
+    """Values that take the time that any do, where none are given: zeros might take less, NaN be made of them."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.0, 0.02)
 
 
 class Trainer:
@@ -110,7 +117,9 @@ class Trainer:
         self._work, self._objective = work, objective(work.objective)
         smaller = [inner for inner in nested if inner != selection]
         self._module, *modules = _modules(net, model, (selection, *smaller), device, work.scaler)
-        if params is not None:
+        if params is None:
+            _fill(self._module)
+        else:
             load(self._module, params)
         masks = local_masks(model, selection, self._device)
         self._flat = flatten(self._module, masks, work.momentum > 0)
@@ -251,7 +260,7 @@ def score(
 ) -> tuple[int, int, float]:
     """(samples classified right, samples, summed cross-entropy) of a submodel on `shard`; `ensemble`: all its exits
     together."""
-    module = shrink(build(net.factory, net.arguments), model, selection).to(device).eval()
+    module = shrink(skeleton(net.factory, net.arguments), model, selection).to(device).eval()
     load(module, params)
     right, loss = 0, 0.0
     with torch.no_grad():

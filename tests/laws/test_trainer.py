@@ -315,3 +315,25 @@ def test_an_ordinary_objective_trains_the_deepest_exit_alone() -> None:
     trained, _ = train(net, model, WHOLE, params, (), Work(momentum=0, epochs=1), DIGITS)
     assert np.array_equal(trained["heads.0.weight"], params["heads.0.weight"])
     assert not np.array_equal(trained["heads.1.weight"], params["heads.1.weight"])
+
+
+MADE_ON: list[str] = []  # where each net of `noted` had its tensors when it was made
+
+
+def noted(input_shape: str, classes: int) -> nn.Module:
+    """A net that notes where it is made."""
+    module = build("pleat.nets.zoo:mlp", {"input_shape": input_shape, "classes": classes})
+    MADE_ON.append(next(module.parameters()).device.type)
+    return module
+
+
+def test_training_scoring_and_timing_a_submodel_take_no_memory_for_the_whole_net() -> None:
+    net = spec(f"{__name__}:noted", (1, 4, 4), 3)
+    model, (half,) = model_map(net), widths(net, 0.5)
+    params = extract(model, half, initial(net, 0))
+    MADE_ON.clear()
+    trained, _ = train(net, model, half, params, widths(net, 0.25), Work(), DIGITS)
+    score(net, model, half, trained, DIGITS)
+    gradient(net, model, half, params, Work(), DIGITS, 0)
+    time_steps(net, model, half, Work(), DIGITS, 1)
+    assert MADE_ON == ["meta"] * 4
