@@ -85,8 +85,8 @@ def _sizes(run: Opened, selection: Selection) -> dict[str, Any]:
     """`parameters`: those that masks leave out not counted; `macs`: of a forward pass of one sample."""
     model = run.setup.model
     return {
-        "parameters": size.count(model, selection),
-        "of_parameters": size.count(model, WHOLE),
+        "parameters": size.parameters(model, selection),
+        "of_parameters": size.parameters(model, WHOLE),
         "macs": size.macs(model, selection),
         "of_macs": size.macs(model, WHOLE),
         "masked": bool(selection.masks),

@@ -53,7 +53,7 @@ def inspect(name: str, input_shape: tuple[int, ...], classes: int, recipe: str) 
 
 def _sizes(model: ModelMap, selection: Selection) -> Facts:
     return {
-        "parameters": size.count(model, selection),
+        "parameters": size.parameters(model, selection),
         "macs": size.macs(model, selection),
         "activation_bytes": 4 * size.activation_floats(model, selection),
     }
@@ -62,7 +62,7 @@ def _sizes(model: ModelMap, selection: Selection) -> Facts:
 def _group(model: ModelMap, group: Group) -> Facts:
     """`parameters`: what every step of its channels takes away when all else is whole."""
     left = make(model, {group.name: range(group.size - group.step)})
-    saved = size.count(model, WHOLE) - size.count(model, left)
+    saved = size.parameters(model, WHOLE) - size.parameters(model, left)
     return {
         "name": group.name,
         "channels": group.size,

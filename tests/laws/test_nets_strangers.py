@@ -10,15 +10,17 @@ from pleat.elastic.size import macs
 from pleat.nets.shrink import shrink
 from pleat.nets.trace import trace
 from support.cutting import CLOSE, each_group, gap, hidden, output, sample, shaken
+from support.kinds import KINDS
 from support.strangers import STRANGERS
 
 torch.set_num_threads(1)
+NETS = {**STRANGERS, **KINDS}
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", NETS)
 def test_groups_and_units_are_found_and_cutting_each_group_is_zeroing_it(name: str) -> None:
-    factory, shape, groups, units = STRANGERS[name]
+    factory, shape, groups, units = NETS[name]
     module = shaken(factory())
     model = trace(module, shape)
     assert {g.name: g.size for g in hidden(model)} == groups
@@ -28,9 +30,9 @@ def test_groups_and_units_are_found_and_cutting_each_group_is_zeroing_it(name: s
         assert gap(module, model, selection, sample(shape)) < CLOSE * scale, selection.kept
 
 
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", NETS)
 def test_all_groups_cut_at_once_is_zeroing_them_and_gives_a_net_like_any_other(name: str) -> None:
-    factory, shape, _, units = STRANGERS[name]
+    factory, shape, _, units = NETS[name]
     module = shaken(factory())
     model = trace(module, shape)
     half = make(model, {g.name: range(g.size // 2) for g in hidden(model)})
@@ -45,10 +47,10 @@ def test_all_groups_cut_at_once_is_zeroing_them_and_gives_a_net_like_any_other(n
     assert output(shrink(module, model, bare), sample(shape)).shape == output(module, sample(shape)).shape
 
 
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", NETS)
 def test_a_shrunk_net_trains(name: str) -> None:
     """In training mode every tensor that is left gets a gradient (but a key's bias, which changes no softmax)."""
-    factory, shape, _, _ = STRANGERS[name]
+    factory, shape, _, _ = NETS[name]
     module = shaken(factory())
     model = trace(module, shape)
     small = shrink(module, model, make(model, {g.name: range(g.size // 2) for g in hidden(model)})).train()

@@ -64,13 +64,13 @@ def gap(module: nn.Module, model: ModelMap, selection: Selection, x: Tensor) -> 
         _set(tensors, changed)
         for path, kept in _narrowed(module, model, selection).items():
             norm = module.get_submodule(path)
-            norm.__class__, norm.kept = KeptNorm, kept  # type: ignore[assignment]
+            norm.__class__, norm.kept = KEPT[type(norm)], kept  # type: ignore[assignment]
         return float((output(module, x) - small).abs().max())
     finally:
         _set(tensors, before)
         for norm in module.modules():
-            if isinstance(norm, KeptNorm):
-                norm.__class__ = nn.LayerNorm
+            if isinstance(norm, KeptNorm | KeptGroup):
+                norm.__class__ = type(norm).__base__  # type: ignore[assignment]
         torch.backends.mha.set_fastpath_enabled(True)
 
 
@@ -85,12 +85,28 @@ class KeptNorm(nn.LayerNorm):
         return (input - mean) / torch.sqrt(variance + self.eps) * self.weight + self.bias
 
 
+class KeptGroup(nn.GroupNorm):
+    """A group norm of one group, whose statistics are those of the channels at `kept`."""
+
+    kept: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        places = list(range(1, input.dim()))
+        variance, mean = torch.var_mean(input[:, self.kept], places, keepdim=True, correction=0)
+        shape = (-1, *[1] * (input.dim() - 2))
+        return (input - mean) / torch.sqrt(variance + self.eps) * self.weight.view(shape) + self.bias.view(shape)
+
+
+KEPT: dict[type[nn.Module], type[nn.Module]] = {nn.LayerNorm: KeptNorm, nn.GroupNorm: KeptGroup}
+
+
 def _narrowed(module: nn.Module, model: ModelMap, selection: Selection) -> dict[str, Tensor]:
-    """Path of every layer norm that is cut -> its channels that are left."""
+    """Path of every norm over all channels that is cut -> its channels that are left."""
     out = {}
     for path, part in module.named_modules():
         spec = model.tensor.get(f"{path}.weight")
-        cut = axis_cut(model, selection, spec.axes[-1]) if type(part) is nn.LayerNorm and spec is not None else None
+        over_all = type(part) is nn.LayerNorm or (type(part) is nn.GroupNorm and part.num_groups == 1)
+        cut = axis_cut(model, selection, spec.axes[-1]) if over_all and spec is not None else None
         if cut is not None:
             out[path] = torch.from_numpy(cut)
     return out

@@ -295,7 +295,7 @@ FROZEN = {  # net, the group `inner` of which must be frozen, and what its reaso
     "samples and channels mixed": (Mixed, "mixes it with other axes"),
     "a mean over channels": (Summed, "mean goes over this axis"),
     "a softmax over channels": (lambda: _Head(nn.Softmax(dim=1)), "normalises along this axis"),
-    "a norm over all channels": (lambda: _Head(nn.GroupNorm(1, 8)), "cannot be divided"),
+    "a norm without tensors": (lambda: _Head(nn.GroupNorm(2, 8, affine=False)), "has its length written in it"),
     "hooks": (Hooked, "Linear with hooks"),
     "the input": (Joined, "the net's input"),
 }

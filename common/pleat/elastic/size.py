@@ -9,15 +9,22 @@ from __future__ import annotations
 import math
 
 from pleat.elastic.selection import Selection, axis_cut, held, shape_of
-from pleat.modelmap import Axis, ModelMap
+from pleat.modelmap import Axis, ModelMap, TensorSpec
 
 
 def count(model: ModelMap, selection: Selection) -> int:
-    """Entries the submodel holds, masked-out ones left out."""
-    return sum(
-        int(selection.masks[t.name].sum()) if t.name in selection.masks else math.prod(shape_of(model, selection, t))
-        for t in held(model, selection)
-    )
+    """Entries the submodel holds, masked-out ones left out; running statistics included, for they travel too."""
+    return sum(_entries(model, selection, t) for t in held(model, selection))
+
+
+def parameters(model: ModelMap, selection: Selection) -> int:
+    """Entries that are trained, masked-out ones left out."""
+    return sum(_entries(model, selection, t) for t in held(model, selection) if t.role == "weight")
+
+
+def _entries(model: ModelMap, selection: Selection, spec: TensorSpec) -> int:
+    mask = selection.masks.get(spec.name)
+    return int(mask.sum()) if mask is not None else math.prod(shape_of(model, selection, spec))
 
 
 def width(model: ModelMap, selection: Selection) -> float:

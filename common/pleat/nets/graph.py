@@ -44,6 +44,7 @@ def follow(module: nn.Module, input_shape: Shape) -> Graph:
     Raises UseError, naming the module, when its forward cannot be followed, does not accept the input or does not
     return one tensor, or one of each exit that it names.
     """
+    _plain(module)
     modes = {m: m.training for m in module.modules()}
     try:
         module.eval()
@@ -60,6 +61,15 @@ def follow(module: nn.Module, input_shape: Shape) -> Graph:
         )
     order, constants = tuple(graph.nodes), frozenset(tracer.constants)
     return Graph(module, order, tracer.shapes, tuple(tracer.calls), tracer.opaque, constants, tracer.reads, outputs)
+
+
+def _plain(module: nn.Module) -> None:
+    """Raises UseError for a net with compiled parts, whose tensors nothing else can be put in place of."""
+    for path, part in module.named_modules():
+        compiled = isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod")
+        if compiled:
+            at = f"its part {path!r}" if path else "it"
+            raise UseError(f"net {_kind(module)}: {at} is compiled ({_kind(part)}); build the net without compiling it")
 
 
 def _kind(module: nn.Module) -> str:

@@ -74,12 +74,16 @@ def batch_norm(walk: Walk, node: fx.Node, module: Any) -> Labels:
 
 
 def group_norm(walk: Walk, node: fx.Node, module: Any) -> Labels:
-    """The number of channels in a norm group is part of the net: channels go by whole norm groups."""
+    """The number of channels in a norm group is part of the net: channels go by whole norm groups. One group of all
+    channels is a layer norm, whose statistics are taken over what is left."""
     source = walk.inputs(node)[0]
     before = walk.labels[source]
     walk.store(source)
-    reason = f"{node.target}: norm groups and channels do not line up"
-    walk.channels.in_steps(before[1], module.num_channels // module.num_groups, reason)
+    if not module.affine:
+        walk.channels.freeze(before[1], f"{node.target} has its length written in it and no tensors to tell of another")
+    elif module.num_groups > 1:
+        reason = f"{node.target}: norm groups and channels do not line up"
+        walk.channels.in_steps(before[1], module.num_channels // module.num_groups, reason)
     for name in ("weight", "bias"):
         walk.bind(module, name, (before[1],))
     return before
@@ -90,8 +94,11 @@ def layer_norm(walk: Walk, node: fx.Node, module: Any) -> Labels:
     source = walk.inputs(node)[0]
     before = walk.labels[source]
     walk.store(source)
+    along = before[len(before) - len(module.normalized_shape) :]
+    if module.weight is None:
+        _kept_whole(walk, along, f"{node.target} has its length written in it and no tensors to tell of another")
     for name in ("weight", "bias"):
-        walk.bind(module, name, before[len(before) - len(module.normalized_shape) :])
+        walk.bind(module, name, along)
     return before
 
 

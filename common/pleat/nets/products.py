@@ -18,6 +18,10 @@ def _reason(node: fx.Node) -> str:
     return f"{step_name(node)} (step {node.name}) multiplies it with channels of another kind"
 
 
+def _counts(node: fx.Node) -> str:
+    return f"{step_name(node)} (step {node.name}) sums over it, where a channel that is left out would still count"
+
+
 def _broadcast(walk: Walk, node: fx.Node, left: Labels, right: Labels) -> Labels:
     """Labels of leading axes that two factors share."""
     out: list[Label] = []
@@ -41,6 +45,8 @@ def matrix_product(walk: Walk, node: fx.Node, module: Any) -> Labels | None:
     walk.store(first)  # type: ignore[arg-type]
     walk.store(second)  # type: ignore[arg-type]
     walk.channels.join(a[-1], b[-2], _reason(node))
+    if first in walk.lit and second in walk.lit:
+        walk.channels.freeze(a[-1], _counts(node))
     return (*_broadcast(walk, node, a[:-2], b[:-2]), a[-2], b[-1])
 
 
@@ -57,6 +63,9 @@ def einsum(walk: Walk, node: fx.Node, module: Any) -> Labels | None:
         walk.store(factor)  # type: ignore[arg-type]
         for letter, label in zip(letters, walk.labels[factor], strict=True):  # type: ignore[index]
             known[letter] = walk.channels.join(known[letter], label, _reason(node)) if letter in known else label
+    for letter in known.keys() - set(leaving):
+        if all(f in walk.lit for letters, f in zip(entering.split(","), factors, strict=True) if letter in letters):
+            walk.channels.freeze(known[letter], _counts(node))
     return tuple(known[letter] for letter in leaving)
 
 

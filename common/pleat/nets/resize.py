@@ -50,7 +50,7 @@ def _group_norm(module: Any) -> None:
     if module.weight is not None:
         per = module.num_channels // module.num_groups
         module.num_channels = module.weight.shape[0]
-        module.num_groups = module.num_channels // per
+        module.num_groups = 1 if module.num_groups == 1 else module.num_channels // per
 
 
 def _layer_norm(module: Any) -> None:

@@ -63,6 +63,7 @@ _NAMED: dict[str, Rule] = {
     "unbind": pieces.unbinding,
     **dict.fromkeys(_words("narrow select flip roll cumsum"), pieces.narrowing),
     **dict.fromkeys(_words("expand repeat tile"), shaping.stretching),
+    "repeat_interleave": shaping.interleaving,
     **dict.fromkeys(_words("zeros_like ones_like empty_like"), shaping.like_another),
     **dict.fromkeys(_words("matmul bmm mm __matmul__"), products.matrix_product),
     "expand_as": steps.together,

@@ -134,10 +134,10 @@ def _merged(
     one = None if samples else _one_axis(walk, long)
     if one is not None and len(wide) == 1:
         return [one if i in wide else fixed(1) for i in range(len(lengths))]
-    if one is not None and len(wide) == 2 and not walk.channels.is_fixed(one):
-        two = _two_axes(walk, node, one, [lengths[i] for i in wide], [open_axes[i] for i in wide])
-        if two is not None:
-            return [two[wide.index(i)] if i in wide else fixed(1) for i in range(len(lengths))]
+    if one is not None and len(wide) > 1 and not walk.channels.is_fixed(one):
+        apart = _apart(walk, node, one, [lengths[i] for i in wide], [open_axes[i] for i in wide])
+        if apart is not None:
+            return [apart[wide.index(i)] if i in wide else fixed(1) for i in range(len(lengths))]
     for label in labels:
         walk.channels.freeze(label, f"{step_name(node)} (step {node.name}) mixes it with other axes")
     return [fixed(n) for n in lengths]
@@ -156,16 +156,19 @@ def _one_axis(walk: Walk, labels: list[Label]) -> Label | None:
     return out
 
 
-def _two_axes(walk: Walk, node: fx.Node, label: Label, lengths: list[int], open_axes: list[bool]) -> list[Label] | None:
-    """One axis taken apart in two, of which one has a number for its length and the other whatever is left."""
-    first, second = lengths
-    if open_axes == [False, True]:
-        pieces = equal_pieces(walk, node, label, first)
-        return None if pieces is None else [fixed(first), pieces[0]]
-    if open_axes == [True, False]:
-        runs = walk.channels.in_runs(label, second, f"{step_name(node)} (step {node.name}) cuts across its channels")
-        return None if runs is None else [runs, fixed(second)]
-    return None
+def _apart(walk: Walk, node: fx.Node, label: Label, lengths: list[int], open_axes: list[bool]) -> list[Label] | None:
+    """One axis taken apart in several, of which one has whatever is left for its length and the others a number each:
+    those behind it are runs of channels, those before it equal pieces."""
+    if open_axes.count(True) != 1:
+        return None
+    place = open_axes.index(True)
+    pieces, run = math.prod(lengths[:place]), math.prod(lengths[place + 1 :])
+    reason = f"{step_name(node)} (step {node.name}) cuts across its channels"
+    left = walk.channels.in_runs(label, run, reason) if run > 1 else label
+    parts = None if left is None else equal_pieces(walk, node, left, pieces) if pieces > 1 else [left]
+    if parts is None:
+        return None
+    return [*map(fixed, lengths[:place]), walk.channels.resolve(parts[0]), *map(fixed, lengths[place + 1 :])]
 
 
 def equal_pieces(walk: Walk, node: fx.Node, label: Label, count: int) -> list[Label] | None:
@@ -201,6 +204,16 @@ def stretching(walk: Walk, node: fx.Node, module: Any) -> Labels | None:
         else:
             walk.channels.freeze(label, f"{step_name(node)} (step {node.name}) repeats it")
             out.append(fixed(want))
+    return tuple(out)
+
+
+def interleaving(walk: Walk, node: fx.Node, module: Any) -> Labels | None:
+    """repeat_interleave: every place of an axis so many times in a row."""
+    source, times = walk.inputs(node)[0], argument(node, module, 1, "repeats", None)
+    axis, out = argument(node, module, 2, "dim", None), list(walk.labels[source])
+    if type(times) is not int or not isinstance(axis, int):
+        return None
+    out[axis] = repeated(out[axis], times)
     return tuple(out)
 
 

@@ -50,8 +50,12 @@ def look(module: nn.Module, input_shape: tuple[int, ...], classes: int | None = 
     many logits for every sample."""
     graph = follow(module, input_shape)
     _check_logits(graph, classes)
-    seen = walk(graph, {**STEP_MODULES, **LAYERS, **SEQUENCES}, STEP_FUNCTIONS, STEP_METHODS)
-    found = units(seen)
+    try:
+        seen = walk(graph, {**STEP_MODULES, **LAYERS, **SEQUENCES}, STEP_FUNCTIONS, STEP_METHODS)
+        found = units(seen)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UseError(f"net {type(module).__name__}: a step of its forward is not understood ({what})") from error
     loose = tuple(u for u in found if u.kind != "fixed")
 
     def of(*kinds: Kind) -> tuple[str, ...]:

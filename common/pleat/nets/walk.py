@@ -20,6 +20,7 @@ from pleat.nets.graph import BATCH, Graph, Shape
 from pleat.nets.lengths import Length, Source
 from pleat.nets.tensors import tensors_of
 from pleat.nets.tracer import take
+from pleat.nets.zeros import lit
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Walk:
     follows: list[tuple[Label, Length, str]] = field(default_factory=list)  # axes whose length is another's, or why not
     whole: dict[str, str] = field(default_factory=dict)  # submodules of which nothing is cut, and why
     many: dict[fx.Node, Many] = field(default_factory=dict)  # steps whose results are tuples
+    lit: set[fx.Node] = field(default_factory=set)  # values that may be other than 0 at channels that are left out
     inside: list[tuple[fx.Node, Label, int]] = field(default_factory=list)  # step, axis, positions: kept for backward
 
     def __post_init__(self) -> None:
@@ -149,6 +151,7 @@ def walk(
     """Apply the rules to every step, first to last."""
     state = Walk(graph)
     for node in graph.order:
+        module = graph.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if node.op == "placeholder":
             _enter(state, node)
         elif node.op == "get_attr":
@@ -156,12 +159,13 @@ def walk(
         elif node.op == "output":
             for last in state.inputs(node):
                 state.freeze(last, OUTPUT)
-        elif node.op == "call_module":
-            module = graph.module.get_submodule(str(node.target))
+        elif module is not None:
             _apply(state, node, None if _hooked(module) else modules.get(type(module)), module)
         else:
             table: Mapping[Any, Rule] = functions if node.op == "call_function" else methods
             _apply(state, node, table.get(node.target), None)
+        if lit(state, node, module):
+            state.lit.add(node)
     _reads(state)
     _leftovers(state)
     return state

@@ -21,7 +21,7 @@ import torch
 from pleat.elastic.choosers import Draw, choose
 from pleat.elastic.choosers.depth import by_stage
 from pleat.elastic.selection import WHOLE, Selection, extract
-from pleat.elastic.size import count, macs
+from pleat.elastic.size import macs, parameters
 from pleat.exchange.order import NetSpec, Work
 from pleat.modelmap import ModelMap
 from pleat.nets.build import initial, input_shape_of, spec
@@ -61,7 +61,7 @@ def _resnet18() -> dict[str, Any]:
     ratios, seconds = step_ratios(net, model, sizes, RESNET_STEPS)
     for name, selection in sizes.items():
         out[f"{name}_mmacs"] = macs(model, selection) / 1e6
-        out[f"{name}_kparams"] = count(model, selection) / 1e3
+        out[f"{name}_kparams"] = parameters(model, selection) / 1e3
         out[f"{name}_step_ms"] = 1e3 * seconds[name]
         out[f"{name}_peak_mib"] = statistics.median(_added_mib(name) for _ in range(PROCESSES))
         if selection != WHOLE:
