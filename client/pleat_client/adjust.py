@@ -132,6 +132,18 @@ def rewind(moment: Moment) -> Changed:
     return chosen, within_masks(moment.model, chosen, fresh)
 
 
+def heaviest(moment: Moment) -> Changed:
+    """ZeroFL's Top-K-Weights: the share 1 - `sparsity` + `margin` of each matrix returns, its largest weights."""
+    share = 1 - moment.settings.get("sparsity", 0.9) + moment.settings.get("margin", 0.2)
+    if share >= 1:
+        return None
+    masks = {
+        n: keep_largest(m, moment.params[n], math.ceil(round(share * int(m.sum()), 9)))
+        for n, m in moment.masks().items()
+    }
+    return moment.with_masks(masks), moment.params
+
+
 @dataclass(frozen=True)
 class Adjuster:
     """What is done before training, after the epoch that the setting `after` names (the last by default), and after
@@ -147,6 +159,7 @@ ADJUSTERS: dict[str, Adjuster] = {
     "regrow": Adjuster(between=regrow),
     "shrink": Adjuster(after=shrink),
     "rewind": Adjuster(before=rewind),
+    "heaviest": Adjuster(after=heaviest),
 }
 
 

@@ -125,7 +125,9 @@ class Trainer:
         self._flat = flatten(self._module, masks, work.momentum > 0)
         pairs = zip(modules, smaller, strict=True)
         self._nested = [Nested(module, model, inner, selection, self._flat) for module, inner in pairs]
-        own = Gated(self._module, self._flat.leaf, masks, work.gate) if work.gate else self._module
+        own: Forward = self._module
+        if work.gate:
+            own = Gated(self._module, self._flat.leaf, masks, work.gate, work.settings)
         self._forwards: list[Forward] = [own, *self._nested]
 
     def step(self, x: Tensor, y: Tensor, rng: np.random.Generator, seen: Tensor | None = None) -> float:

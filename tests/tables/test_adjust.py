@@ -153,3 +153,13 @@ def test_an_adjuster_works_in_a_cut_submodel_s_own_shapes() -> None:
 def test_an_unknown_adjuster_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UseError, match="unknown adjuster 'shrnk'; did you mean 'shrink'"):
         adjuster("shrnk")
+
+
+@pytest.mark.parametrize(("sparsity", "margin", "kept"), [(0.9, 0.2, 6), (0.5, 0.0, 10), (0.95, 0.0, 1)])
+def test_zerofl_returns_its_share_of_largest_trained_weights(sparsity: float, margin: float, kept: int) -> None:
+    """Of twenty weights 1 to 20, the last so many, and every one as it was trained."""
+    settings = {"sparsity": sparsity, "margin": margin}
+    selection, after = adjuster("heaviest").after(moment(settings=settings))  # type: ignore[misc]
+    assert np.array_equal(selection.masks["weight"], (FIRST20 + kept) // 20 > 0)
+    assert np.array_equal(after["weight"], params()["weight"])
+    assert adjuster("heaviest").after(moment(settings={"sparsity": 0.1, "margin": 0.1})) is None
