@@ -7,6 +7,7 @@ because importing torch.optim costs 70 MB.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pleat.codec.subspace import Span
 from pleat.elastic.selection import Selection, cut_array, cuts, held
 from pleat.exchange.order import Work
 from pleat.modelmap import ModelMap
@@ -47,6 +49,9 @@ class Pull:
             gradient.sub_(self.drift)
 
 
+Projection = Callable[[Tensor], None]
+
+
 @dataclass
 class Flat:
     """Parameters, summed gradient and momentum of one submodel as flat vectors, and its tensors as views of them."""
@@ -57,11 +62,13 @@ class Flat:
     leaf: dict[str, Tensor]  # parameter name -> leaf tensor over `weights` whose .grad lies in `gradient`
     grads: dict[str, Tensor]
     inside: Tensor | None  # 1 where an element mask lets a weight live, else 0; None without masks
+    subspace: Projection | None = None  # projects a flat vector onto what training is confined to
     summed: Tensor | None = None  # every step's gradient added up, before masks and clipping; None: not asked for
     pull: Pull | None = None
 
     def step(self, work: Work) -> None:
-        """v = m v + g + decay w; w -= rate v, with g, the pull's gradient in it, clipped to norm `work.clip`."""
+        """v = m v + g + decay w; w -= rate v, with g, the pull's gradient in it, clipped to norm `work.clip`; g + decay w
+        within the subspace."""
         with torch.no_grad():
             g = self.gradient
             if self.summed is not None:
@@ -70,12 +77,16 @@ class Flat:
                 self.pull.add_to(g, self.weights)
             if self.inside is not None:
                 g.mul_(self.inside)
+            if self.subspace is not None:
+                self.subspace(g)
             if work.clip:
                 norm = float(g.norm())
                 if norm > work.clip:
                     g.mul_(work.clip / norm)
             if work.decay:
                 g.add_(self.weights, alpha=work.decay)
+                if self.subspace is not None:
+                    self.subspace(g)
             if self.velocity is not None:
                 g = self.velocity.mul_(work.momentum).add_(g)
             self.weights.add_(g, alpha=-work.rate)
@@ -115,6 +126,26 @@ def _windows(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
     """Consecutive views of `flat` in these shapes."""
     parts = torch.split(flat, [shape.numel() for shape in shapes.values()])
     return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def projection(shapes: Mapping[str, torch.Size], spans: Mapping[str, Span], device: torch.device) -> Projection:
+    """Of a flat vector of tensors of these shapes, in place: each matrix with a span onto it; others stay."""
+    bases = {n: torch.from_numpy(s.basis).to(device) for n, s in spans.items() if s.basis is not None}
+    inside = {}
+    for name, span in spans.items():
+        if span.places is not None:
+            inside[name] = torch.zeros(shapes[name].numel(), device=device)
+            inside[name][torch.from_numpy(span.places).to(device)] = 1
+
+    def project(flat: Tensor) -> None:
+        for name, part in _windows(flat, dict(shapes)).items():
+            if name in bases:
+                matrix = part.view(part.shape[0], -1)
+                matrix.copy_(bases[name] @ (bases[name].T @ matrix))
+            elif name in inside:
+                part.view(-1).mul_(inside[name])
+
+    return project
 
 
 class Nested:

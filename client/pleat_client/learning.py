@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from pleat.codec.coding import confined_to
+from pleat.codec.subspace import Span, spans
+from pleat.codec.transform import Context
 from pleat.elastic.selection import Selection, extract
 from pleat.exchange.order import SQUARES, Order
+from pleat.exchange.returned import returned_part
 from pleat.modelmap import ModelMap
 from pleat.nets.build import initial
 from pleat.params import Params
@@ -107,7 +111,18 @@ def _train(
         total,
         job.stepping,
         Pulling(strength, received, job.drift) if strength else None,
+        spans_of(order, job.model),
     )
+
+
+def spans_of(order: Order, model: ModelMap) -> dict[str, Span]:
+    """What the training is confined to: the coding of the update to return says it, and the order's seed draws it."""
+    for wanted in order.returns:
+        subspace = confined_to(wanted.coding)
+        if wanted.name == "update" and subspace is not None:
+            part = returned_part(model, order, wanted)
+            return spans(subspace, Context(model, part, order.id.round, order.seed))
+    return {}
 
 
 def _moment(job: Learning, selection: Selection, params: Params, early: Params) -> Moment:

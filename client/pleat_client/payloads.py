@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pleat.codec.coding import build as coding
-from pleat.codec.coding import uses_base
+from pleat.codec.coding import lossless, uses_base
 from pleat.codec.feedback import fed_back
 from pleat.codec.transform import Context
 from pleat.elastic.portion import within_masks
@@ -25,7 +25,6 @@ from pleat_client.personal import personal
 from pleat_client.state import DeviceState, returned
 
 GIVEN = ("update", "arrays", SQUARES)
-LOSSLESS = ("raw",)  # codings that leave no error to feed back
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def give(
         raise Refused(f"order {order.id} asks for {wanted.name!r}; this device can return {', '.join(GIVEN)}")
     else:
         update = within_masks(model, part, subtract(trained, received))
-        if wanted.coding in LOSSLESS:
+        if lossless(wanted.coding):
             frame, _ = transform.encode(update, transform.init(context), context)
         else:
             frame, state = _with_feedback(wanted.coding, update, state, context)

@@ -8,7 +8,7 @@ gradients and momentum lie in memory is `flat.py`, how weights enter the net `ga
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pleat.codec.subspace import Span
 from pleat.elastic.selection import Selection
 from pleat.errors import LocalError
 from pleat.exchange.order import NetSpec, Work
@@ -28,7 +29,7 @@ from pleat.nets.shrink import load, read, shrink
 from pleat.nets.tensors import bind
 from pleat.params import Params
 from pleat.shard import Shard
-from pleat_client.flat import Nested, Pulling, flatten, local_masks, pull_of
+from pleat_client.flat import Nested, Pulling, flatten, local_masks, projection, pull_of
 from pleat_client.gates import Gated
 from pleat_client.objectives import objective
 from pleat_client.scaler import scale
@@ -155,6 +156,11 @@ class Trainer:
         bind(self._module, self._flat.leaf)  # a gate leaves what it let through
         return read(self._module)
 
+    def confine(self, spans: Mapping[str, Span]) -> None:
+        """From now on, keep every step within these spans."""
+        shapes = {name: leaf.shape for name, leaf in self._flat.leaf.items()}
+        self._flat.subspace = projection(shapes, spans, self._device)
+
     def sum_gradients(self) -> None:
         """From now on, keep the sum of all steps' gradients."""
         self._flat.summed = torch.zeros_like(self._flat.gradient)
@@ -186,6 +192,7 @@ def train(
     gradients: Callable[[Params], None] | None = None,
     stepping: Stepping = nullcontext,
     pulling: Pulling | None = None,
+    spans: Mapping[str, Span] | None = None,
 ) -> tuple[Params, Metrics]:
     """Train the submodel `selection` from `params`; returns its parameters and the mean loss of the last epoch.
 
@@ -193,6 +200,7 @@ def train(
     is no longer finite, and whatever `tick` raises. `epoch_ended` is called with the number of each epoch
     done and a function that gives the parameters of then, `gradients` at the end with the sum of all steps' gradients.
     `stepping` is entered around the steps, when what the submodel was cut from is gone. `pulling` joins the loss.
+    `spans`: what the steps keep to.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % (1 << 63))
@@ -202,6 +210,8 @@ def train(
             trainer.sum_gradients()
         if pulling is not None:
             trainer.pull(pulling)
+        if spans:
+            trainer.confine(spans)
         seen, steps = seen_classes(net, shard), work.epochs * steps_an_epoch(len(shard), work.batch)
         draw = np.random.Generator(np.random.PCG64([seed, 1]))
         total = 0.0

@@ -62,6 +62,8 @@ NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "elf": ({"holds": {"depths": [1.0]}}, 0.0),
     "fedmp-prune": ({"holds": {"widths": [1.0]}}, 0.0),
     "prunefl": ({"holds": {"widths": [1.0]}}, 0.0),
+    "structured-low-rank": ({"objective": {"subspace": "low-rank:1"}}, 1e-6),
+    "structured-mask": ({"objective": {"subspace": "random:1"}}, 0.0),
     "zerofl": ({"objective": {"settings": {"sparsity": 0.0}}}, 0.0),
     "local": ({"personal": {"tensors": []}}, 0.0),
     "complement": ({"holds": {"widths": [1.0]}, "server": {"rate": 1.0}, "training": {"rate": 0.05}}, 0.0),

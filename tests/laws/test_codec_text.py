@@ -34,6 +34,11 @@ REFUSED = {
     "topk:0.1/scr:0.1/f32": "links cannot follow each other so",
     "scr:0.1/bf16-delta": "links cannot follow each other so",
     "scr:0.1": "after scr:0.1 say how values travel",
+    "low-rank:0.1": "after low-rank:0.1 say how values travel",
+    "low-rank:2/raw": "low-rank:2: the share of coefficients must be above 0 and at most 1",
+    "random/raw": "random:: expected the share of coefficients",
+    "random:0.1/low-rank:0.1/raw": "links cannot follow each other so",
+    "low-rank:0.1/bf16-delta": "links cannot follow each other so",
     "scr:1/f32": "scr:1: the score up to which filters go must be from 0 and below 1",
     "scr/f32": "scr:: expected the least score of a filter or channel",
     "topk:0.1//f32": "unknown link ''",
@@ -57,11 +62,12 @@ def test_spaces_and_the_form_of_a_number_do_not_matter() -> None:
 
 def test_only_differences_use_a_base() -> None:
     assert [t for t in ("raw", "bf16", "bf16-delta", "lloyd:4", "topk:0.1/lloyd:4") if uses_base(t)] == ["bf16-delta"]
-    assert set(LINKS) == {"scr", "topk", "lloyd", "raw", "f32", "bf16", "bf16-delta"}
+    assert set(LINKS) == {"low-rank", "random", "scr", "topk", "lloyd", "raw", "f32", "bf16", "bf16-delta"}
 
 
 CODINGS = ["raw", "bf16", "bf16-delta", "f32", "lloyd:1", "lloyd:3", "lloyd:4", "lloyd:8", "topk:0.01/lloyd:4"]
 CODINGS += ["topk:0.05/lloyd:4", "topk:0.1/lloyd:3", "topk:0.1/lloyd:4", "topk:0.2/lloyd:4", "topk:0.1/f32"]
+CODINGS += ["low-rank:0.25/raw", "random:0.25/raw", "low-rank:0.25/lloyd:4", "random:0.25/topk:0.1/lloyd:4"]
 
 
 @pytest.mark.parametrize("text", CODINGS)
@@ -114,5 +120,5 @@ def test_codings_of_random_submodels_never_exceed_the_frame_limit() -> None:
     net = model()
     for seed in range(30):
         ctx = Context(net, selections(net, seed))
-        for text in CODINGS:
+        for text in (t for t in CODINGS if not (ctx.selection.masks and t.startswith("low-rank"))):
             decode(text, encode(text, random_params(net, ctx.selection, seed), ctx), ctx)

@@ -111,6 +111,10 @@ WRONG = [
     ("extends = 'elastic'\n[fold]\nfill = 'zero'", "elastic.toml, line"),
     ("[fold]\nfill = 'zero'\nexponent = 0.5", "line 3: fold.exponent contradicts fold.fill"),
     ("[holds]\nwidths = [1.0, 0.5]", "line 2: holds.widths contradicts rule.chooser"),
+    (
+        "[returns]\npart = 'chosen'\n[objective]\nsubspace = 'random:0.1'",
+        "line 4: objective.subspace contradicts returns.part",
+    ),
     ("[rule]\nscore = 'taylor'", "line 2: rule.score contradicts rule.squares = 0"),
     ("[rule]\nreconfigure = 5", "line 2: rule.reconfigure contradicts rule.chooser"),
     ("[rule]\ncubic = 5", "line 2: rule.cubic contradicts rule.redraw"),

@@ -1,8 +1,9 @@
 """Codings by text: "raw", "bf16", "bf16-delta", "lloyd:3", "topk:0.05/lloyd:4", "topk:0.05/f32" ...
 
-A coding is a chain of named links joined by "/": [scr:TAU/][topk:SHARE/]VALUES. First whole filters and channels of
-little weight go, then entries, then it says how values travel; entries that are 0 by then are left out. Bits count the
-sign. A new link joins the table `LINKS`; nothing else here, and nothing that calls `build`, changes.
+A coding is a chain of named links joined by "/": [low-rank:SHARE/][scr:TAU/][topk:SHARE/]VALUES. First comes what an
+update is confined to (low-rank or random, `subspace.py`), whose coefficients the rest codes; then whole filters and
+channels of little weight go, then entries, and last it says how values travel; entries that are 0 by then are left out.
+Bits count the sign. A new link joins the table `LINKS`; nothing else here, and nothing that calls `build`, changes.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, log2
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pleat.codec import blocks
 from pleat.codec.frame import LEAST, frame
 from pleat.codec.layout import Run, layout
 from pleat.codec.links import bf16_delta, coded_values
 from pleat.codec.select import kept, structured, topk
+from pleat.codec.subspace import Subspace, context_of, within
 from pleat.codec.transform import Context, Transform, chain, identity
 from pleat.elastic.selection import Selection
 from pleat.errors import UseError
@@ -28,7 +30,7 @@ N = TypeVar("N", int, float)
 
 BF16_BITS = 11.6  # bf16 by planes: mantissas stay as they are, signs and exponents shrink
 HEADERS = 12  # tags, fields and lengths of a block
-FILTERS, ENTRIES, VALUES = range(3)  # what the links of a chain are about, in their order
+SUBSPACE, FILTERS, ENTRIES, VALUES = range(4)  # what the links of a chain are about, in their order
 CHANGE_BITS = 6.0  # difference of bf16 patterns to a base some steps away; 1.5 to 6 measured
 
 
@@ -43,6 +45,7 @@ class Link:
     make: Callable[[float | None], Transform] = field(default=lambda share: identity())
     based: bool = False  # codes against the context's base
     stage: int = VALUES
+    subspace: Subspace | None = None
 
 
 def _topk(argument: str) -> Link:
@@ -57,6 +60,16 @@ def _scr(argument: str) -> Link:
     if not 0 <= tau < 1:
         raise UseError(f"coding link scr:{argument}: the score up to which filters go must be from 0 and below 1")
     return Link(f"scr:{tau:g}", make=lambda _: structured(tau), stage=FILTERS)
+
+
+def _confined(kind: Literal["low-rank", "random"]) -> Callable[[str], Link]:
+    def parse(argument: str) -> Link:
+        share = _number(argument, float, kind, f"the share of coefficients, above 0 and at most 1, as in {kind}:0.1")
+        if not 0 < share <= 1:
+            raise UseError(f"coding link {kind}:{argument}: the share of coefficients must be above 0 and at most 1")
+        return Link(f"{kind}:{share:g}", stage=SUBSPACE, subspace=Subspace(kind, share))
+
+    return parse
 
 
 def _lloyd(argument: str) -> Link:
@@ -86,6 +99,8 @@ def _delta(argument: str) -> Link:
 
 
 LINKS: dict[str, Callable[[str], Link]] = {
+    "low-rank": _confined("low-rank"),
+    "random": _confined("random"),
     "scr": _scr,
     "topk": _topk,
     "lloyd": _lloyd,
@@ -101,13 +116,21 @@ def build(text: str) -> Transform:
 
     Raises UseError for an unknown link, a bad argument, or links that do not follow each other.
     """
-    *selecting, value = parse(text)
-    name = "/".join(link.name for link in (*selecting, value))
+    links = parse(text)
+    name = "/".join(link.name for link in links)
+    subspace, selecting, value = _parts(links)
     share = _share(selecting)
     first = [link.make(None) for link in selecting]
     if selecting and selecting[-1].stage < ENTRIES:
         first.append(topk(1.0))  # leaves out what is 0
-    return chain(*first, value.make(share), frame(name, value.based))
+    coded = chain(*first, value.make(share), frame(name, value.based))
+    return within(subspace, coded) if subspace else coded
+
+
+def _parts(links: Sequence[Link]) -> tuple[Subspace | None, list[Link], Link]:
+    """What the coded values are confined to, what selects among them, and how they travel."""
+    first = links[0].subspace
+    return first, list(links[first is not None : -1]), links[-1]
 
 
 def _share(selecting: Sequence[Link]) -> float | None:
@@ -121,6 +144,18 @@ def uses_base(text: str) -> bool:
     return parse(text)[-1].based
 
 
+def confined_to(text: str) -> Subspace | None:
+    """What an update coded so is confined to, and its training with it. Raises UseError as `build` does."""
+    return parse(text)[0].subspace
+
+
+def lossless(text: str) -> bool:
+    """Whether decoding gives back what was encoded, so that no error is left to feed back: of what is confined to a
+    subspace, up to rounding. Raises UseError as `build` does."""
+    _, selecting, value = _parts(parse(text))
+    return not selecting and value.name == "raw"
+
+
 def parse(text: str) -> list[Link]:
     """The links, the last of which says how values travel. Raises UseError."""
     links = [_link(part.strip(), text) for part in text.split("/")]
@@ -129,8 +164,8 @@ def parse(text: str) -> list[Link]:
         raise UseError(f"coding {text!r}: after {value.name} say how values travel, as in {value.name}/lloyd:4")
     if any(a.stage >= b.stage for a, b in pairwise(links)) or (selecting and value.based):
         raise UseError(
-            f"coding {text!r}: links cannot follow each other so; write [scr:TAU/][topk:SHARE/]VALUES, as in "
-            f"topk:0.05/lloyd:4"
+            f"coding {text!r}: links cannot follow each other so; write "
+            f"[low-rank:SHARE/][scr:TAU/][topk:SHARE/]VALUES, as in topk:0.05/lloyd:4"
         )
     return links
 
@@ -163,8 +198,9 @@ def predicted_bytes(text: str, model: ModelMap, selection: Selection, has_base: 
     difference is taken to have no base, as for a device that joins, unless `has_base` says that the device holds a
     version a round or so old.
     """
-    *selecting, value = parse(text)
-    at = layout(Context(model, selection))
+    subspace, selecting, value = _parts(parse(text))
+    ctx = Context(model, selection)
+    at = layout(context_of(subspace, ctx) if subspace else ctx)
     bits = CHANGE_BITS if value.based and has_base else value.bits
     vector_bits = bits if value.based or value.name == "raw" else BF16_BITS
     keep = kept(_share(selecting) or 1.0, at.matrices.size)

@@ -109,3 +109,8 @@ def _consistent(recipe: Recipe, where: Callable[[str], str]) -> None:
         "holds.widths",
         'rule.chooser = "whole", which knows one size; write widths = [1.0], or another chooser such as "prefix"',
     )
+    clash(
+        bool(recipe.objective.subspace) and recipe.returns.part != "own",
+        "objective.subspace",
+        f'returns.part = "{recipe.returns.part}": what is confined must be known before training; write part = "own"',
+    )

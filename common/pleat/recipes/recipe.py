@@ -76,7 +76,9 @@ class Objective(Table, frozen=True):
     `scaler`: divide what a cut layer puts out by the share of it that is held. `dense`: train what the masks leave out
     too, from 0. `ensemble`: a net with exits answers by the mean of their logits, else by the deepest's.
     `dynamic`: FedDyn's alpha: devices and server keep what they have drifted, by which all come to one optimum;
-    `proximal`: FedProx's mu: how hard the loss pulls to what was received."""
+    `proximal`: FedProx's mu: how hard the loss pulls to what was received. `subspace`: what the training of every
+    matrix is confined to, and its update with it, such as "low-rank:0.1" or "random:0.1": a link of the codec that
+    begins `returns.up`."""
 
     name: str = "cross_entropy"
     nested: bool = False
@@ -86,6 +88,7 @@ class Objective(Table, frozen=True):
     ensemble: bool = False
     dynamic: float = 0.0
     proximal: float = 0.0
+    subspace: str = ""
     settings: dict[str, float] = {}
 
 

@@ -69,6 +69,7 @@ def described(recipe: Recipe) -> dict[str, Any]:
                 *(["all entries"] if objective.dense else []),
                 *([f"dynamic {objective.dynamic:g}"] if objective.dynamic else []),
                 *([f"proximal {objective.proximal:g}"] if objective.proximal else []),
+                *([objective.subspace] if objective.subspace else []),
             ]
         ),
         "returns": returns.up + ("" if returns.part == "own" else f", {returns.part}"),

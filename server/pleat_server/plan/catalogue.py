@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pleat.codec.coding import predicted_bytes
+from pleat.codec.coding import lossless, predicted_bytes
 from pleat.codec.masks import write_mask
 from pleat.elastic import size
 from pleat.elastic.choosers import Draw, Rung, composed
@@ -141,8 +141,9 @@ def _codings(recipe: Recipe) -> list[tuple[float, int, str]]:
                 f"recipe {recipe.name}: returns.{key} offers {len(offered)} values, but returns.up "
                 f"{returns.up!r} has no {mark} to put them"
             )
+    up = "/".join(filter(None, (recipe.objective.subspace, returns.up)))
     keeps, bits = sorted(set(returns.keeps), reverse=True), sorted(set(returns.bits), reverse=True)
-    return [(k, b, returns.up.replace("{keep}", f"{k:g}").replace("{bits}", str(b))) for k in keeps for b in bits]
+    return [(k, b, up.replace("{keep}", f"{k:g}").replace("{bits}", str(b))) for k in keeps for b in bits]
 
 
 def _row(
@@ -199,7 +200,7 @@ def _memory(model: ModelMap, recipe: Recipe, own: _Size, up: str) -> int:
     time, so activations are those of the largest.
     """
     dense, bits = size.allocated(model, own.selection), sum(m.size for m in own.selection.masks.values()) // 8
-    copies = 3 + (recipe.training.momentum > 0) + any(link in up for link in ("topk", "lloyd", "scr"))
+    copies = 3 + (recipe.training.momentum > 0) + (not lossless(up))
     copies += (recipe.objective.dynamic + recipe.objective.proximal > 0) + 2 * (recipe.objective.dynamic > 0)
     return 4 * copies * dense + bits + 4 * own.activations * recipe.training.batch
 
