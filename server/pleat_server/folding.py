@@ -28,7 +28,7 @@ from pleat_server.deeper import AHEAD, means, mixed_in
 from pleat_server.desk import decode_payload, part_of
 from pleat_server.drift import DRIFT, drifted, holders_of
 from pleat_server.plan.value.cosine import Contribution, data_values, mixed, values_within
-from pleat_server.reconfigure import reconfigured, time_model
+from pleat_server.reconfigure import reconfigured, share_at, swapped, time_model
 from pleat_server.round import Setup
 from pleat_server.state import Holding, State
 
@@ -222,8 +222,8 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
         params, drift = drifted(params, folded.step, folded.holders, state.extras.get(DRIFT, {}), known)
         extras = {**extras, DRIFT: drift}
     if setup.recipe.fold.clears == "unreturned":
-        parts = {part_of(setup.model, o, r.payloads[0]) for o, r in folded.accepted}
-        params = only_held(setup.model, params, parts)
+        parts = [part_of(setup.model, o, r.payloads[0]) for o, r in folded.accepted]
+        params = only_held(setup.model, params, parts, setup.recipe.fold.votes)
     holdings = dict(state.holdings)
     for order, report in (*folded.accepted, *folded.empty):
         if report.outcome is Outcome.DONE and order.payloads:
@@ -265,7 +265,9 @@ def _extras(setup: Setup, state: State, params: Params, folded: Folded) -> Mappi
     if not rule.reconfigure:
         return extras
     held = folded.accepted[0][0].selection.masks
-    if folded.squares is not None and held:
+    if folded.squares is not None and held and rule.fit == "count":
+        held = swapped(params, held, folded.squares, share_at(rule.free, rule.until, state.round + 1))
+    elif folded.squares is not None and held:
         entry_s, rest_s = time_model(setup.model, setup.recipe, state.table)
         free = rule.free * 0.5 ** ((state.round + 1) / rule.half)
         held = reconfigured(params, held, folded.squares, entry_s, rest_s, free)

@@ -1,8 +1,11 @@
-"""PruneFL's adaptive reconfiguration: the shared mask that lowers the loss most per second. Pure.
+"""Reconfiguration: the shared mask after gradients came of entries that it leaves out. Pure.
 
-Of every masked tensor the share rho of smallest active weights is freed; freed and inactive entries are candidates, the
-others stay. With z_j the squared gradient of entry j (the loss that it can take away) and t_j the seconds that it costs
-a round, candidates are added by falling z_j / t_j for as long as that is above what the whole mask has by then:
+`swapped` (FedTiny): in every tensor the smallest active weights give way to as many entries of largest gradient.
+
+`reconfigured` (PruneFL): the mask that lowers the loss most per second. Of every masked tensor the share rho of
+smallest active weights is freed; freed and inactive entries are candidates, the others stay. With z_j the squared
+gradient of entry j (the loss that it can take away) and t_j the seconds that it costs a round, candidates are added by
+falling z_j / t_j for as long as that is above what the whole mask has by then:
 
     z_j / t_j > (sum of z held) / (c + sum of t held)
 
@@ -11,6 +14,7 @@ which maximises the right-hand side over all sets that hold what stays. What is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -28,6 +32,25 @@ from pleat_server.plan.devices import Device, Table
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 FLOAT = 4  # bytes of a weight on the wire
+
+
+def swapped(params: Params, masks: Mapping[str, Bools], squares: Params, share: float) -> dict[str, Bools]:
+    """The next masks: of each the `share` of smallest weights goes, rounded down, and as many of the entries outside
+    with the largest mean squared gradient come, but only where a gradient came at all; what has none displaces nothing.
+    Of equal ones the first."""
+    out = {}
+    for name, mask in masks.items():
+        worth = np.where(mask, 0, squares[name])
+        count = min(math.floor(round(share * int(mask.sum()), 9)), int(np.count_nonzero(worth > 0)))
+        weights = np.where(mask, np.abs(params[name]) + 1, 0)
+        stays = mask & top(weights, (int(mask.sum()) - count) / mask.size) if count < mask.sum() else mask & False
+        out[name] = stays | top(worth, count / mask.size) if count else mask
+    return out
+
+
+def share_at(share: float, until: int, number: int) -> float:
+    """The share that may go in round `number`: half a cosine from `share` to 0 in round `until`, constant without."""
+    return share / 2 * (1 + math.cos(math.pi * min(1.0, number / until))) if until else share
 
 
 def reconfigured(

@@ -111,8 +111,10 @@ def orders(setup: Setup, state: State, decisions: Decisions) -> list[Order]:
 
 def _squares(recipe: Recipe, number: int) -> tuple[Return, ...]:
     """Squared gradients come back in the rounds after which something is made of them."""
-    due = any(every and number % every == 0 for every in (recipe.rule.reconfigure, recipe.rule.squares))
-    return (Return(SQUARES, "bf16", Part.DENSE),) if due else ()
+    rule = recipe.rule
+    due = any(every and number % every == 0 for every in (rule.reconfigure, rule.squares))
+    part = Part.OUTSIDE if rule.reconfigure and rule.fit == "count" else Part.DENSE
+    return (Return(SQUARES, rule.sends, part),) if due and number <= (rule.until or number) else ()
 
 
 def submodel_of(setup: Setup, state: State, row: Row, device: str, number: int) -> tuple[Selection, Selection]:

@@ -77,6 +77,19 @@ def test_a_device_may_train_what_it_was_not_sent_and_return_that_alone() -> None
     assert np.array_equal(found["first.bias"], everything["first.bias"])  # what is not masked comes back whole
 
 
+def test_a_device_may_be_asked_for_what_its_own_masks_leave_out_of_the_squared_gradients() -> None:
+    asked = order(HALF, HALF, returns=(Return("update", "raw"), Return("squares", "topk:0.1/f32", Part.OUTSIDE)))
+    report, _ = run(carried(asked), DeviceState(), SHARD)
+    where = part_of(MODEL, asked, report.payloads[1])
+    found = dense(decode_payload(MODEL, asked, report.payloads[1]))
+    total = 0
+    for name, mask in HALF.masks.items():
+        assert np.array_equal(where.masks[name], ~mask)
+        assert not found[name][mask].any()
+        total += np.count_nonzero(found[name])
+    assert total == int(np.ceil(0.1 * sum((~m).sum() for m in HALF.masks.values())))
+
+
 def test_masks_are_remembered_for_one_order_and_looked_up_by_digest() -> None:
     asked = order(HALF, HALF)
     first, _, state = update(asked, DeviceState())

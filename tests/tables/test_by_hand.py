@@ -155,6 +155,33 @@ def test_feddst_averages_over_the_masks_that_devices_chose_and_forgets_what_none
     assert closed(chosen, [4, 3, 0, 7], [second]) == [8, 0, 0.5, 0]
 
 
+def test_entries_that_too_few_devices_voted_for_are_0_and_the_others_stay_averages_over_who_held_them() -> None:
+    """Three devices hold entries 01, 02 and 03; with a vote of half, two of three must hold an entry: 0 alone stays."""
+    first = [(masked(0, i), masked(0, 1), Part.CHOSEN, [float(i), *(9.0 if i == k else 0.0 for k in (1, 2, 3))])
+             for i in (1, 2, 3)]  # fmt: skip
+    half, third, all_ = (setup(VECTOR, clears="unreturned", votes=v) for v in (0.5, 1 / 3, 1.0))
+    assert closed(half, [4, 3, 2, 1], first) == [6, 0, 0, 0]  # 4 + (1 + 2 + 3) / 3
+    assert closed(third, [4, 3, 2, 1], first) == [6, 12, 9, 9]  # 2 and 3 were not sent, so 0 + 9
+    everybody = (WHOLE, WHOLE, Part.CHOSEN, [0.0, 0.0, 0.0, 0.0])
+    assert closed(half, [4, 3, 2, 1], [*first, everybody]) == [5.5, 7.5, 6.5, 5.5]  # two of four hold each
+    assert closed(all_, [4, 3, 2, 1], [*first, everybody]) == [5.5, 0, 0, 0]
+
+
+def test_flash_shares_out_entries_by_where_the_largest_gradients_lie() -> None:
+    """Of 20 entries a quarter, 5: four of the largest squares lie in a, one in b; then |w| says which of each."""
+    model = model_map([], [("a", (fixed(2), fixed(5)), 1), ("b", (fixed(2), fixed(5)), 1)])
+    squares = {"a": np.arange(10, 20).reshape(2, 5), "b": np.arange(10).reshape(2, 5)}
+    squares["b"][0, 0] = 17
+    weights = {n: np.arange(10, 0, -1, dtype=np.float32).reshape(2, 5) for n in "ab"}
+    draw = Draw(params=weights, extras={"squares": {n: s.astype(np.float32) for n, s in squares.items()}})
+    found = choose("sensitive", model, 0.25, draw).masks  # 19 18 17 and of the two 17 that of a; 16
+    assert {n: np.flatnonzero(m).tolist() for n, m in found.items()} == {"a": [0, 1, 2, 3], "b": [0]}
+    smaller = choose("sensitive", model, 0.1, draw).masks  # 19 18, and at least one of b
+    assert {n: np.flatnonzero(m).tolist() for n, m in smaller.items()} == {"a": [0, 1], "b": [0]}
+    before = choose("sensitive", model, 0.2, Draw(params=weights)).masks
+    assert {n: int(m.sum()) for n, m in before.items()} == {"a": 2, "b": 2}  # no gradient has come yet
+
+
 @pytest.mark.parametrize(("number", "rate"), [(1, 1.0), (3, 0.2 + 0.8 * 0.125), (5, 0.2), (50, 0.2)])
 def test_a_cubic_schedule_falls_fast_and_ends_at_the_row_s_rate(number: int, rate: float) -> None:
     """r + (1 - r)(1 - t / T)^3 with T = 4 and t = number - 1."""

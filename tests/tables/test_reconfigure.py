@@ -15,7 +15,7 @@ from pleat.modelmap import Group
 from pleat.recipes.recipe import Recipe, Training
 from pleat_server.plan.bandwidth import Direction, Link
 from pleat_server.plan.devices import Table
-from pleat_server.reconfigure import reconfigured, select, time_model
+from pleat_server.reconfigure import reconfigured, select, share_at, swapped, time_model
 from support.models import channels, fixed, model_map
 from support.planning import table
 
@@ -37,6 +37,43 @@ def test_no_other_set_takes_more_of_the_loss_per_second(entries: list[tuple[floa
     every = chain.from_iterable(combinations(index, n) for n in range(index.size + 1))
     best = max((value + worth[list(s)].sum()) / (seconds + cost[list(s)].sum()) for s in every)
     assert (value + worth[found].sum()) / (seconds + cost[found].sum()) == pytest.approx(best)
+
+
+def test_fedtiny_trades_the_smallest_weights_for_the_largest_gradients_in_every_layer() -> None:
+    """Ten entries, the first five active with weights 5 to 1; two fifths are two. Outside, gradients 9, 4, 0, 1, 0."""
+    weights = np.array([5, -4, 3, -2, 1, 0, 0, 0, 0, 0], np.float32)
+    mask = np.arange(10) < 5
+    squares = np.array([99, 99, 99, 99, 99, 9, 4, 0, 1, 0], np.float32)  # of active ones nothing is asked
+
+    def held(share: float, found: np.ndarray = squares) -> list[int]:
+        return np.flatnonzero(swapped({"w": weights}, {"w": mask}, {"w": found}, share)["w"]).tolist()
+
+    assert held(0.4) == [0, 1, 2, 5, 6]
+    assert held(0.2) == [0, 1, 2, 3, 5]
+    assert held(0.19) == [0, 1, 2, 3, 4]  # .95 entries: none
+    assert held(1.0) == [0, 1, 5, 6, 8]  # only three gradients came
+    assert held(0.4, np.where(mask, squares, 0).astype(np.float32)) == [0, 1, 2, 3, 4]
+    assert held(1.0, np.ones(10, np.float32)) == [5, 6, 7, 8, 9]
+
+
+def test_fedtiny_keeps_the_count_of_every_layer() -> None:
+    rng = np.random.default_rng(0)
+    params = {n: rng.normal(size=(20, 30)).astype(np.float32) for n in "ab"}
+    masks = {n: rng.random((20, 30)) < d for n, d in (("a", 0.1), ("b", 0.6))}
+    squares = {n: np.square(rng.normal(size=(20, 30))).astype(np.float32) for n in "ab"}
+    found = swapped(params, masks, squares, 0.3)
+    for name, mask in masks.items():
+        count = int(0.3 * mask.sum())
+        assert found[name].sum() == mask.sum()
+        assert (found[name] & ~mask).sum() == count
+        gone = np.abs(params[name][mask & ~found[name]])
+        assert gone.max() < np.abs(params[name][mask & found[name]]).min()
+
+
+@pytest.mark.parametrize(("number", "share"), [(0, 0.2), (25, 0.1 * (1 + 0.5**0.5)), (50, 0.1), (100, 0.0), (200, 0.0)])
+def test_the_share_that_is_traded_falls_by_half_a_cosine(number: int, share: float) -> None:
+    assert share_at(0.2, 100, number) == pytest.approx(share, abs=1e-12)
+    assert share_at(0.2, 0, number) == 0.2
 
 
 def test_a_selection_worked_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 
 import numpy as np
@@ -32,12 +33,14 @@ def within_masks(model: ModelMap, selection: Selection, part: Params) -> Params:
     return out
 
 
-def only_held(model: ModelMap, params: Params, selections: Collection[Selection]) -> Params:
-    """`params`, in global shapes, with 0 wherever the masks of none of `selections` hold an entry; tensors that one of
-    them does not mask are shared, not copied."""
-    out = dict(params)
+def only_held(model: ModelMap, params: Params, selections: Collection[Selection], votes: float = 0.0) -> Params:
+    """`params`, in global shapes, with 0 wherever the masks of none of `selections`, or of fewer than the share `votes`
+    of them, hold an entry; tensors that enough of them do not mask are shared, not copied."""
+    out, need = dict(params), max(1, math.ceil(round(votes * len(selections), 9)))
     for name in params:
-        if selections and all(name in s.masks for s in selections):
-            held = np.logical_or.reduce([coverage(model, s, name) for s in selections])
+        masks = [coverage(model, s, name) for s in selections if name in s.masks]
+        free = len(selections) - len(masks)  # hold all of it
+        if selections and free < need:
+            held = np.asarray(np.sum(masks, axis=0, dtype=np.int64) + free >= need)
             out[name] = masked(params[name], held)
     return out

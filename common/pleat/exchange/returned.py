@@ -14,10 +14,10 @@ def returned_part(model: ModelMap, order: Order, wanted: Return, chosen: Selecti
     the order's."""
     part = order.selection if chosen is None else chosen
     brought = order.payloads[0].selection if order.payloads else None
-    if wanted.part is Part.DENSE:
+    if wanted.part in (Part.DENSE, Part.OUTSIDE):
         part = Selection(part.kept, part.dropped)
-    if wanted.part is Part.OUTSIDE and brought is not None:
-        part = outside(model, part, brought)
+    if wanted.part is Part.OUTSIDE:
+        part = outside(model, part, order.selection if brought is None else brought)
     return less(model, part, (t for t in order.personal if t in model.tensor)) if order.personal else part
 
 

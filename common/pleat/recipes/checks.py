@@ -39,6 +39,8 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
     need(recipe.rule.since >= 1, "rule.since", "a round from 1", recipe.rule.since)
     need(recipe.rule.squares >= 0, "rule.squares", "0 (never) or a number of rounds", recipe.rule.squares)
     need(recipe.rule.reconfigure >= 0, "rule.reconfigure", "0 (never) or a number of rounds", recipe.rule.reconfigure)
+    need(recipe.rule.until >= 0, "rule.until", "0 (no last one) or a round", recipe.rule.until)
+    need(0 <= recipe.fold.votes <= 1, "fold.votes", "in [0, 1]", recipe.fold.votes)
     need(0 <= recipe.rule.free <= 1, "rule.free", "in [0, 1]", recipe.rule.free)
     need(recipe.rule.half > 0, "rule.half", "above 0 rounds", recipe.rule.half)
     need(recipe.rule.cubic >= 0, "rule.cubic", "0 (off) or a number of rounds", recipe.rule.cubic)
@@ -93,6 +95,16 @@ def _consistent(recipe: Recipe, where: Callable[[str], str]) -> None:
         rule.score in OF_GRADIENTS and not rule.squares,
         "rule.score",
         "rule.squares = 0, under which no gradient ever comes; write squares = 1, or a score of weights alone",
+    )
+    clash(
+        rule.chooser == "sensitive" and not rule.squares,
+        "rule.chooser",
+        'rule.squares = 0: "sensitive" shares out by gradients; write squares = 1, or chooser = "magnitude"',
+    )
+    clash(
+        fold.votes > 0 and fold.clears != "unreturned",
+        "fold.votes",
+        f'fold.clears = "{fold.clears}": votes say what counts as returned; write clears = "unreturned"',
     )
     clash(
         rule.own and rule.redraw,

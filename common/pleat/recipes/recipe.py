@@ -50,9 +50,12 @@ class Rule(Table, frozen=True):
     `since`: the first round in which it applies, the whole model before; `cubic`: rounds over which the rate falls from
     1 to the row's, fast at first. `adjust`: how the device changes its masks, an entry of its adjusters, with
     `settings`; `own`: each device goes on from the masks it came to, else all from the server's. `reconfigure`: rounds
-    after which the server fits its mask to squared gradients and measured seconds, each time, 0 = never; `free`: the
-    share of smallest weights that may then go, halved every `half` rounds. `score`: what entries or channels are ranked
-    by (`elastic/importance.py`); `squares`: rounds after which devices send squared gradients, each time, 0 = never."""
+    after which the server fits its mask to squared gradients, each time, 0 = never; `fit`: to their worth by the
+    `seconds` that devices were measured at, or to the same `count` in every tensor; `free`: the share of smallest
+    weights that may then go, halved every `half` rounds, by count falling to 0 with a cosine. `score`: what entries or
+    channels are ranked by (`elastic/importance.py`); `squares`: rounds after which devices send squared gradients, each
+    time, 0 = never; `until`: the last round in which they do, 0 = none is the last; `sends`: how they are coded, of
+    entries outside the masks alone where the fit is by count."""
 
     chooser: str = "whole"
     depth: str = "depth"
@@ -65,8 +68,11 @@ class Rule(Table, frozen=True):
     reconfigure: int = 0
     free: float = 0.3
     half: float = 10000.0
+    fit: Literal["seconds", "count"] = "seconds"
     score: Kind = "size"
     squares: int = 0
+    until: int = 0
+    sends: str = "bf16"
     settings: dict[str, float] = {}
 
 
@@ -108,13 +114,15 @@ class Returns(Table, frozen=True):
 class FoldChoice(Table, frozen=True):
     """5. Fill and average: step = sum p_k delta_k / W^exponent (1: coverage, 0: residual). `weights`: p_k by samples or
     equal. `rows`: leave rows of classes absent on a device out of its coverage. `clears`: what is set to 0 before the
-    step is added: nothing, entries that no device was sent, or also those that none returned. `momentum`: of a net with
-    exits, the share of a smaller size's step in its own last layer that gives way to the mean step, in the round
-    before, of the layers that the next larger size has from there on."""
+    step is added: nothing, entries that no device was sent, or also those that none returned, or that less than the
+    share `votes` of the devices did. `momentum`: of a net with exits, the share of a smaller size's step in its own last
+    layer that gives way to the mean step, in the round before, of the layers that the next larger size has from there
+    on."""
 
     exponent: float = 1.0
     fill: Literal["update", "zero"] = "update"
     clears: Literal["nothing", "unsent", "unreturned"] = "nothing"
+    votes: float = 0.0
     weights: Literal["samples", "equal"] = "samples"
     rows: bool = False
     momentum: float = 0.0

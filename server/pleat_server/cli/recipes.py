@@ -85,7 +85,7 @@ def described(recipe: Recipe) -> dict[str, Any]:
 def _rule(rule: Rule, holds: Holds) -> list[str]:
     """The chooser, when it chooses, by what, and what a device does to it."""
     often = "anew each round" if rule.redraw else ""
-    often = f"fitted every {rule.reconfigure} rounds" if rule.reconfigure else often
+    often = f"fitted to {rule.fit} every {rule.reconfigure} rounds" if rule.reconfigure else often
     score = "" if rule.score == "size" else f"by {rule.score}"
     falls = f"falling over {rule.cubic} rounds" if rule.cubic else ""
     change = f"{rule.adjust} on the device" if rule.adjust else ""

@@ -161,6 +161,7 @@ def _row(
     back, sent = _exchanged(model, recipe, own.selection)
     bits_chosen = sum(_entries(t.shape) for t in model.tensors) // 8 if recipe.returns.part == "chosen" else 0
     up_bytes = ENVELOPE + predicted_bytes(up, model, back) + bits_chosen  # a bit an entry at most
+    up_bytes += _gradients(model, recipe.rule, own.selection)
     masks = sum(len(write_mask(m)) for m in own.selection.masks.values())  # new ones; else 32 bytes
     down_bytes = ENVELOPE + predicted_bytes(recipe.returns.down, model, sent) + masks
     return Row(
@@ -183,11 +184,21 @@ def _row(
     )
 
 
+def _gradients(model: ModelMap, rule: Rule, own: Selection) -> int:
+    """Bytes of squared gradients, in the rounds in which a device sends them."""
+    if not (rule.reconfigure or rule.squares):
+        return 0
+    dense = Selection(own.kept, own.dropped)
+    part = outside(model, dense, own) if rule.reconfigure and rule.fit == "count" else dense
+    return predicted_bytes(rule.sends, model, part)
+
+
 def _exchanged(model: ModelMap, recipe: Recipe, own: Selection) -> tuple[Selection, Selection]:
     """What a row sends back and is sent in the dearest of its rounds: the whole model where the rate begins at 1, and
     personal tensors once, down. A budget that holds must hold in that round too."""
     rule, returns = recipe.rule, recipe.returns
-    sent = WHOLE if rule.since > 1 or rule.cubic or rule.own or rule.reconfigure else own
+    grows = rule.reconfigure > 0 and rule.fit == "seconds"
+    sent = WHOLE if rule.since > 1 or rule.cubic or rule.own or grows else own
     back = outside(model, WHOLE, own) if returns.part == "outside" and sent is not WHOLE else sent
     personal = [t.name for t in model.tensors if any(fnmatchcase(t.name, p) for p in recipe.personal.tensors)]
     return (less(model, back, personal) if personal else back), sent

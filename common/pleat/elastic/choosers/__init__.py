@@ -14,7 +14,7 @@ from pleat.elastic.choosers.depth import depth
 from pleat.elastic.choosers.draw import Chooser, Draw
 from pleat.elastic.choosers.exits import depth_own, depth_prefix
 from pleat.elastic.choosers.inner import hybrid, inner
-from pleat.elastic.choosers.magnitude import magnitude, magnitude_erk, magnitude_global, stored
+from pleat.elastic.choosers.magnitude import magnitude, magnitude_erk, magnitude_global, sensitive, stored
 from pleat.elastic.choosers.rung import Rung
 from pleat.elastic.choosers.width import prefix, random, rolling, whole
 from pleat.elastic.selection import Selection, compose
@@ -37,6 +37,7 @@ CHOOSERS: dict[str, Chooser] = {
     "magnitude": magnitude,
     "magnitude-global": magnitude_global,
     "magnitude-erk": magnitude_erk,
+    "sensitive": sensitive,
     "stored": stored,
 }
 

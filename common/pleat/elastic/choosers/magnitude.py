@@ -5,6 +5,7 @@ Importance is |w| of the model that the draw brings. What share of each tensor i
     layer     the same of every tensor: a predictable cost, and no layer dies
     global    the largest over all tensors, and of each at least FLOOR of the rate: better at high sparsity
     erk       the more, the smaller a tensor is against its fan-in and fan-out (Erdos-Renyi-Kernel)
+    sensitive the more, the larger its gradients are among those of all tensors
 
 Biases, norms and buffers are held whole. Ties go by index and scores do not depend on the rate: falling rates nest.
 """
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pleat.elastic.choosers.draw import Draw
+from pleat.elastic.importance import SQUARES
 from pleat.elastic.selection import Selection, make
 from pleat.errors import UseError
 from pleat.modelmap import ModelMap
@@ -34,22 +36,36 @@ def magnitude(model: ModelMap, rate: float, draw: Draw) -> Selection:
 
 def magnitude_global(model: ModelMap, rate: float, draw: Draw) -> Selection:
     """The share `rate` of largest |w| over all matrices and kernels, and FLOOR x `rate` of each at least."""
-    scores = _sizes(model, draw, "magnitude-global")
+    return make(model, masks=_over_all(_sizes(model, draw, "magnitude-global"), rate))
+
+
+def _over_all(scores: Params, rate: float) -> dict[str, NDArray[np.bool_]]:
+    """The share `rate` of largest scores over all tensors, and FLOOR x `rate` of each at least."""
     if not scores:
-        return make(model)
-    together = np.concatenate([scores[name].reshape(-1) for name in scores])
-    chosen, start = top(together, rate), 0
+        return {}
+    chosen, start = top(np.concatenate([score.reshape(-1) for score in scores.values()]), rate), 0
     masks = {}
     for name, score in scores.items():
         masks[name] = chosen[start : start + score.size].reshape(score.shape) | top(score, FLOOR * rate)
         start += score.size
-    return make(model, masks=masks)
+    return masks
 
 
 def magnitude_erk(model: ModelMap, rate: float, draw: Draw) -> Selection:
     """The largest |w| of every matrix and kernel, `rate` of all entries shared out by `erk`."""
     scores = _sizes(model, draw, "magnitude-erk")
     shares = erk({name: score.shape for name, score in scores.items()}, rate)
+    return make(model, masks={name: top(score, shares[name]) for name, score in scores.items()})
+
+
+def sensitive(model: ModelMap, rate: float, draw: Draw) -> Selection:
+    """The largest |w| of every matrix and kernel, as many of each as it has among the share `rate` of largest mean
+    squared gradients over all; before any has come, `magnitude`."""
+    squares = draw.extras.get(SQUARES)
+    if squares is None:
+        return magnitude(model, rate, draw)
+    scores = _sizes(model, draw, "sensitive")
+    shares = {n: float(m.mean()) for n, m in _over_all({n: squares[n] for n in scores}, rate).items()}
     return make(model, masks={name: top(score, shares[name]) for name, score in scores.items()})
 
 
