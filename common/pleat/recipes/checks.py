@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pleat.elastic.importance import OF_GRADIENTS
 from pleat.errors import UseError
@@ -70,59 +70,69 @@ def _proxy(p: Proxy, need: Callable[[bool, str, str, object], None]) -> None:
 
 def _consistent(recipe: Recipe, where: Callable[[str], str]) -> None:
     """Refuse keys of which one takes away the other's meaning."""
-
-    def clash(both: bool, key: str, why: str) -> None:
+    for both, key, why in (*_of_sizes(recipe), *_of_masks(recipe)):
         if both:
             raise UseError(f"recipe {where(key)}: {key} contradicts {why}")
 
+
+Clashes = Iterator[tuple[bool, str, str]]  # whether they clash, the key, what it contradicts
+
+
+def _of_sizes(recipe: Recipe) -> Clashes:
+    """What sizes, subspaces and fills say of each other."""
     rule, fold, holds = recipe.rule, recipe.fold, recipe.holds
-    clash(
+    yield (
         fold.fill == "zero" and fold.exponent != 1,
         "fold.exponent",
         f'fold.fill = "zero", which has no exponent; remove it, or write fill = "update" (exponent {fold.exponent:g})',
     )
-    clash(
+    yield (
         rule.cubic > 0 and not rule.redraw,
         "rule.cubic",
         "rule.redraw = false, under which no rate changes; write redraw = true, or remove cubic",
     )
-    clash(
-        rule.reconfigure > 0 and rule.chooser != "stored",
-        "rule.reconfigure",
-        f'rule.chooser = "{rule.chooser}", which does not hold the mask that it makes; write chooser = "stored"',
-    )
-    clash(
-        rule.score in OF_GRADIENTS and not rule.squares,
-        "rule.score",
-        "rule.squares = 0, under which no gradient ever comes; write squares = 1, or a score of weights alone",
-    )
-    clash(
-        rule.chooser == "sensitive" and not rule.squares,
-        "rule.chooser",
-        'rule.squares = 0: "sensitive" shares out by gradients; write squares = 1, or chooser = "magnitude"',
-    )
-    clash(
-        fold.votes > 0 and fold.clears != "unreturned",
-        "fold.votes",
-        f'fold.clears = "{fold.clears}": votes say what counts as returned; write clears = "unreturned"',
-    )
-    clash(
-        rule.own and rule.redraw,
-        "rule.own",
-        "rule.redraw = true: the masks are either the device's own or drawn anew; remove one of them",
-    )
-    clash(
+    yield (
         recipe.objective.dynamic > 0 and (fold.fill != "update" or fold.exponent != 1),
         "objective.dynamic",
         'fold, which must average the devices\' weights for it; write fill = "update" and exponent = 1.0',
     )
-    clash(
+    yield (
         rule.chooser == "whole" and holds.widths != (1.0,),
         "holds.widths",
         'rule.chooser = "whole", which knows one size; write widths = [1.0], or another chooser such as "prefix"',
     )
-    clash(
+    yield (
         bool(recipe.objective.subspace) and recipe.returns.part != "own",
         "objective.subspace",
         f'returns.part = "{recipe.returns.part}": what is confined must be known before training; write part = "own"',
+    )
+
+
+def _of_masks(recipe: Recipe) -> Clashes:
+    """What masks, and the gradients that make them, say of each other."""
+    rule, fold = recipe.rule, recipe.fold
+    yield (
+        rule.reconfigure > 0 and rule.chooser != "stored",
+        "rule.reconfigure",
+        f'rule.chooser = "{rule.chooser}", which does not hold the mask that it makes; write chooser = "stored"',
+    )
+    yield (
+        rule.score in OF_GRADIENTS and not rule.squares,
+        "rule.score",
+        "rule.squares = 0, under which no gradient ever comes; write squares = 1, or a score of weights alone",
+    )
+    yield (
+        rule.chooser == "sensitive" and not rule.squares,
+        "rule.chooser",
+        'rule.squares = 0: "sensitive" shares out by gradients; write squares = 1, or chooser = "magnitude"',
+    )
+    yield (
+        fold.votes > 0 and fold.clears != "unreturned",
+        "fold.votes",
+        f'fold.clears = "{fold.clears}": votes say what counts as returned; write clears = "unreturned"',
+    )
+    yield (
+        rule.own and rule.redraw,
+        "rule.own",
+        "rule.redraw = true: the masks are either the device's own or drawn anew; remove one of them",
     )
