@@ -31,6 +31,7 @@ ALLOWED = {
         "client/pleat_client/flat.py",
         "client/pleat_client/gates.py",
         "client/pleat_client/scaler.py",
+        "client/pleat_client/statistics.py",
         "client/pleat_client/worker.py",
         "client/pleat_client/probe/",  # only of a process that has imported it already
         "server/pleat_server/evaluate.py",

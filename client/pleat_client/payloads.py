@@ -18,7 +18,7 @@ from pleat.elastic.portion import within_masks
 from pleat.elastic.selection import Selection, embed, extract, shapes
 from pleat.errors import Refused, RemoteError
 from pleat.exchange.order import NEEDS_FULL, SQUARES, Order, Part, Payload, Return
-from pleat.exchange.returned import returned_part
+from pleat.exchange.returned import returned_model, returned_part
 from pleat.modelmap import ModelMap
 from pleat.params import Params, dense, subtract
 from pleat_client.personal import personal
@@ -138,6 +138,15 @@ def give(
     if chosen is not None:
         state = replace(state, masks={**state.masks, chosen.masks_digest: chosen.masks})
     return Payload(wanted.name, wanted.coding, frame, version, selection=chosen), state
+
+
+def give_arrays(order: Order, wanted: Return, model: ModelMap, arrays: Params, version: int) -> Payload:
+    """A payload of the report that is no update: what it holds is coded as it is."""
+    part = returned_part(model, order, wanted)
+    context = Context(returned_model(model, wanted.name), part, order.id.round, order.seed, version)
+    transform = coding(wanted.coding)
+    frame, _ = transform.encode(arrays, transform.init(context), context)
+    return Payload(wanted.name, wanted.coding, frame, version)
 
 
 def _all(model: ModelMap, part: Selection, found: Params) -> Params:

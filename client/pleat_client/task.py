@@ -18,17 +18,19 @@ from dataclasses import dataclass, replace
 from pleat.elastic.selection import Selection
 from pleat.elastic.size import activation_floats, allocated
 from pleat.errors import PleatError, Refused, RemoteError
-from pleat.exchange.order import Kind, Order
+from pleat.exchange.order import STATISTICS, Kind, Order, Payload, Return
 from pleat.exchange.report import Budgets, Measured, Outcome, Report, Seconds
+from pleat.exchange.returned import size_of
 from pleat.modelmap import ModelMap
 from pleat.nets.build import classes_of, input_shape_of
 from pleat.nets.trace import model_map
 from pleat.params import Params
 from pleat.shard import Shard, check_fits
 from pleat_client.learning import Learning, learn
-from pleat_client.payloads import give, give_back, receive, resolve
+from pleat_client.payloads import give, give_arrays, give_back, receive, recut, resolve
 from pleat_client.personal import drift, keep_drift, keep_personal, strength_of
 from pleat_client.state import DeviceState
+from pleat_client.statistics import running_statistics
 from pleat_client.trainer import Tick, no_tick, score, time_steps
 
 __all__ = ["Cancelled", "DeviceState", "Peak", "Sensors", "Tick", "give_back", "run"]
@@ -155,13 +157,28 @@ def _train(job: _Job, report: Report) -> tuple[Report, DeviceState]:
 
 
 def _evaluate(job: _Job, report: Report) -> tuple[Report, DeviceState]:
-    """Score the model as it comes, on the hold-out."""
+    """Score the model as it comes, on the hold-out, and take the statistics of the sizes that the order asks for."""
     laps = _Laps(job.sensors.clock)
     job = replace(job, order=resolve(job.order, job.state))
-    received, _, state = receive(job.order, job.model, job.state)
+    received, version, state = receive(job.order, job.model, job.state)
+    state = replace(state, masks={**job.state.masks, **state.masks})  # those that it trains under stay known
     build_s = laps.lap()
     scored = _scored(job, received)
-    return replace(report, metrics=scored, seconds=replace(report.seconds, build=build_s, train=laps.lap())), state
+    payloads = tuple(_statistics(job, wanted, received, version) for wanted in job.order.returns)
+    seconds = replace(report.seconds, build=build_s, train=laps.lap())
+    return replace(report, payloads=payloads, metrics=scored, seconds=seconds), state
+
+
+def _statistics(job: _Job, wanted: Return, received: Params, version: int) -> Payload:
+    """The running statistics of one size of the model that came."""
+    size = size_of(wanted.name)
+    if size is None or size > len(job.order.nested):
+        raise Refused(f"order {job.order.id} asks an evaluation for {wanted.name!r}; it can return {STATISTICS}")
+    own = job.order.nested[size - 1] if size else job.order.selection
+    params = recut(job.model, received, job.order.selection, own)
+    batch, device = job.order.work.batch, job.sensors.device
+    found = running_statistics(job.order.net, job.model, own, params, job.shard, batch, device)
+    return give_arrays(job.order, wanted, job.model, found, version)
 
 
 def _measure(job: _Job, report: Report) -> tuple[Report, DeviceState]:

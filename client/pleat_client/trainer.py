@@ -8,14 +8,13 @@ gradients and momentum lie in memory is `flat.py`, how weights enter the net `ga
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pleat.codec.subspace import Span
@@ -29,6 +28,7 @@ from pleat.nets.shrink import load, read, shrink
 from pleat.nets.tensors import bind
 from pleat.params import Params
 from pleat.shard import Shard
+from pleat_client.batches import batches, steps_an_epoch
 from pleat_client.flat import Nested, Pulling, flatten, local_masks, projection, pull_of
 from pleat_client.gates import Gated
 from pleat_client.objectives import objective
@@ -49,19 +49,6 @@ class Diverged(LocalError):
 
 def no_tick(done: float, loss: float | None) -> None:
     """Watch nothing and never stop."""
-
-
-def batches(samples: int, batch: int, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """The sample indices of every step: each epoch a fresh permutation by `seed`, cut into runs of `batch`."""
-    rng = np.random.Generator(np.random.PCG64(seed))
-    for _ in range(epochs):
-        yield from np.split(rng.permutation(samples), batch * np.arange(1, steps_an_epoch(samples, batch)))
-
-
-def steps_an_epoch(samples: int, batch: int) -> int:
-    """Batches of an epoch. A single sample left over joins the last of them: batch norm makes nothing of one sample."""
-    alone = batch > 1 and samples > batch and samples % batch == 1
-    return -(-samples // batch) - alone
 
 
 class _Batch:

@@ -17,7 +17,7 @@ from pleat.elastic.selection import Selection
 from pleat.errors import RemoteError, UseError
 from pleat.exchange.order import Order, OrderId, Payload
 from pleat.exchange.report import Outcome, Report
-from pleat.exchange.returned import reported_part
+from pleat.exchange.returned import reported_part, returned_model
 from pleat.exchange.wire import report_from_bytes
 from pleat.modelmap import ModelMap
 from pleat.params import Sparse, Update, dot
@@ -38,7 +38,8 @@ def decode_payload(model: ModelMap, order: Order, payload: Payload, checked: boo
             f"report {order.id} of {order.device}: payload {payload.name!r} in {payload.coding!r}, asked for {asked}"
         )
     part = part_of(model, order, payload)
-    context = Context(model, part, order.id.round, order.seed, _version(order), checked=checked)
+    of = returned_model(model, payload.name)
+    context = Context(of, part, order.id.round, order.seed, _version(order), checked=checked)
     update: Update = build(payload.coding).decode(payload.frame, context)
     return update
 

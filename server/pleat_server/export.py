@@ -53,8 +53,8 @@ def export(
     blocks = run.kept_blocks(selection)
     path = out or folder / f"submodel-{'-'.join([f'{rate:g}', *map(str, depth)])}{kind.suffix}"
     _check_place(path)
-    score, where = run.score(selection, data)
-    submodel = formats.cut(run.setup.net, run.setup.model, selection, run.state.evaluated)
+    score, where = run.score(selection, rate, data)
+    submodel = formats.cut(run.setup.net, run.setup.model, selection, run.params(rate))
     x, like = _samples(run, data)
     about = {"recipe": run.setup.recipe.name, "round": str(run.state.round), "rate": f"{rate:g}"}
     written = kind.write(submodel, x, about)

@@ -11,6 +11,7 @@ from pleat.elastic.choosers.depth import by_stage, stages
 from pleat.elastic.selection import Selection, compose
 from pleat.errors import UseError
 from pleat.nets.build import initial
+from pleat.params import Params
 from pleat_server import app
 from pleat_server.config import RunConfig
 from pleat_server.evaluate import Score
@@ -18,11 +19,12 @@ from pleat_server.held_out import scored_on
 from pleat_server.keep import checkpoint
 from pleat_server.round import Setup, rung_of, size_of
 from pleat_server.state import State, from_checkpoint
+from pleat_server.statistics import seen_at
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A run as its folder tells of it; `state.evaluated` is the model."""
+    """A run as its folder tells of it."""
 
     config: RunConfig
     setup: Setup
@@ -40,13 +42,17 @@ class Opened:
         """How many blocks of every stage `selection` keeps."""
         return [sum(b not in selection.dropped for b in blocks) for blocks in stages(self.setup.model)]
 
-    def score(self, selection: Selection, data: Path | None) -> tuple[Score | None, str]:
+    def params(self, rate: float) -> Params:
+        """The model that is scored and shipped, with the running statistics that the size at `rate` has of its own."""
+        return seen_at(self.state.evaluated, self.state.extras, rung_of(self.setup, rate))
+
+    def score(self, selection: Selection, rate: float, data: Path | None) -> tuple[Score | None, str]:
         """The submodel's score on the samples in `data`, or on the run's own test data, and where those are from; or
         None, and why it has none. Raises UseError for data that do not fit."""
         shard, where = scored_on(self.config, data)
         if shard is None:
             return None, where
-        return app.evaluator(self.setup, shard, where).score(self.state.evaluated, selection), where
+        return app.evaluator(self.setup, shard, where).score(self.params(rate), selection), where
 
 
 def opened(folder: Path) -> Opened:
@@ -65,7 +71,7 @@ def score_run(folder: Path, data: Path | None, width: float = 1.0, depth: Sequen
     own test data. Raises UseError."""
     run = opened(folder)
     selection = run.submodel(width, depth)
-    score, where = run.score(selection, data)
+    score, where = run.score(selection, width, data)
     if score is None:
         raise UseError(f"nothing to score {folder} on: {where}; give --data FILE.npz")
     return {

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,8 +35,10 @@ from pleat_server.record import Traffics, journal_line, moved, seen
 from pleat_server.round import Decisions, Setup
 from pleat_server.scores import Evaluator, scores_of
 from pleat_server.state import State, to_checkpoint
+from pleat_server.statistics import answered, questions
 
 Watch = Callable[[dict[str, Any]], None]
+Rejections = list[dict[str, str]]
 
 FAILED_IN_A_ROW = 3  # rounds without one accepted report after which the run ends with an error
 DEADLINE_LEAST_S = 30.0  # however fast the plan thinks a round is, a device gets this long
@@ -111,6 +113,9 @@ class Loop:
         ids = self.keep.spool.ids(self.state.run, decisions.round)
         folded = folding.close(published, ids)
         closed = advance(self.setup, replace(published, table=self.state.table), folded)
+        if beside := questions(self.setup, closed, decisions, [o.device for o, _ in folded.accepted]):
+            rejected += self._collect(decisions, beside)
+            closed = answered(self.setup, closed, beside, self.keep.spool.read, self.keep.spool.has)
         scores = scores_of(self.setup, closed, folded, self.evaluate, self._total)
         closed = self.fleet.learn(self.setup, closed, decisions, folded, scores.get("loss"), wall_s)
         silent = [o for o in asked if o.id not in set(ids)]
@@ -211,19 +216,19 @@ class Loop:
         slowest, fixed = max(decisions.predicted_s.values(), default=0.0), self.setup.recipe.server.deadline_s
         return min(self.span_s[1], fixed or max(self.span_s[0], DEADLINE_FACTOR * slowest))
 
-    def _collect(self, decisions: Decisions, asked: list[Order], folding: Folding) -> list[dict[str, str]]:
-        """Send, wait for quorum or deadline, fold what comes. After this nothing more becomes durable for the round."""
+    def _collect(self, decisions: Decisions, asked: list[Order], folding: Folding | None = None) -> Rejections:
+        """Send, wait for quorum or deadline, fold what comes. After this nothing more becomes durable for `asked`."""
         here = set(self.keep.spool.ids(self.state.run, decisions.round))
         waiting = {o.id: o for o in asked if o.id not in here}
         enough = len(asked) - max(1, round(self.setup.recipe.server.quorum * len(asked)))
         deadline_s = self._deadline(decisions)
-        until, rejected = self.clock() + deadline_s, list[dict[str, str]]()
+        until, rejected = self.clock() + deadline_s, Rejections()
         self.book.open(asked)
         for order in waiting.values():
             self.carrier.send(order)
         while len(waiting) > enough:
             if self.clock() >= until:
-                if len(waiting) < len(asked) or self._any_here(waiting.values()):
+                if len(waiting) < len(asked) or self.carrier.devices().keys() & {o.device for o in waiting.values()}:
                     break
                 self._notice("every device of this round is away; waiting for one to come back", again=True)
                 until = self.clock() + deadline_s
@@ -239,7 +244,8 @@ class Loop:
                     if event.order_id is not None:
                         waiting.pop(event.order_id, None)
                     rejected.append({"device": event.device, "reason": event.reason})
-            folding.take(here)
+            if folding:
+                folding.take(here)
         self.book.close(o.id for o in asked)
         for order_id in waiting:
             self.carrier.cancel(order_id)
@@ -257,17 +263,11 @@ class Loop:
         holdings = {d: h for d, h in self.state.holdings.items() if d != event.device}
         again = rounds.orders(self.setup, replace(self.state, holdings=holdings), decisions)
         order = next(o for o in again if o.id == event.order_id)
-        self._notice(
-            f"{event.device} does not hold the version it was sent a difference to; sending the whole submodel"
-        )
+        self._notice(f"{event.device} lacks the version it was sent a difference to; sending the whole submodel")
         self.keep.spool.discard(order.id)
         self.book.open([order])
         self.carrier.send(order)
         return order
-
-    def _any_here(self, orders: Iterable[Order]) -> bool:
-        here = self.carrier.devices()
-        return any(order.device in here for order in orders)
 
     def _pump(self, timeout_s: float) -> list[Event]:
         """Events since the last call; the device table learns from each."""

@@ -25,7 +25,7 @@ from pleat.exchange.order import SQUARES, Kind, NetSpec, Order, OrderId, Part, P
 from pleat.modelmap import ModelMap
 from pleat.params import Params, dense
 from pleat.recipes.recipe import Recipe
-from pleat_server.plan.catalogue import Row, chosen
+from pleat_server.plan.catalogue import Row, chosen, kept_back
 from pleat_server.state import Holding, State, publish, version
 
 
@@ -43,6 +43,11 @@ class Setup:
         """The tensors that stay on the devices."""
         patterns = self.recipe.personal.tensors
         return tuple(t.name for t in self.model.tensors if any(fnmatchcase(t.name, p) for p in patterns))
+
+    @cached_property
+    def kept_back(self) -> tuple[str, ...]:
+        """The tensors that devices do not return: personal ones, and statistics that are asked for by themselves."""
+        return kept_back(self.model, self.recipe)
 
     @property
     def sizes(self) -> dict[Rung, Selection]:
@@ -102,7 +107,7 @@ def orders(setup: Setup, state: State, decisions: Decisions) -> list[Order]:
                 returns=(Return(returns.payload, row.up, Part(returns.part)), *_squares(setup.recipe, decisions.round)),
                 seed=seed_of(state.seed, "train", decisions.round, device),
                 memory_bytes=row.memory_bytes,
-                personal=setup.personal,
+                personal=setup.kept_back,
                 known=holding.known if holding else frozenset(),
             )
         )

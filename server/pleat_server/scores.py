@@ -9,6 +9,7 @@ from pleat.params import Params
 from pleat_server.folding import Folded
 from pleat_server.round import Setup, sizes_of
 from pleat_server.state import State
+from pleat_server.statistics import seen_at
 
 
 class Evaluator(Protocol):
@@ -27,7 +28,7 @@ def scores_of(setup: Setup, state: State, folded: Folded, evaluate: Evaluator | 
     sizes: dict[str, float] = {}
     out: dict[str, Any] = {"accuracy_by_size": sizes}
     for rung, selection in sizes_of(setup, state).items():
-        correct, scored, loss = evaluate(state.evaluated, selection)
+        correct, scored, loss = evaluate(seen_at(state.evaluated, state.extras, rung), selection)
         if not sizes:  # the largest comes first
             out |= {"accuracy": correct / scored, "loss": loss / scored}
         sizes[rung.label] = correct / scored

@@ -36,6 +36,7 @@ from pleat_server.link.flower_carrier import LEAST_S, FlowerCarrier
 from pleat_server.link.grid import FleetGrid, from_arrays, node_id_of, to_arrays
 from pleat_server.loop import DEADLINE_LEAST_S, Loop, Watch, reopen
 from pleat_server.state import State
+from pleat_server.statistics import unasked
 
 
 class ElasticStrategy(Strategy):
@@ -106,12 +107,16 @@ class ElasticStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Orders of the round as messages. `arrays` become the model if they are not what the last round returned."""
+        """Orders of the round as messages. `arrays` become the model if they are not what the last round returned.
+
+        Nothing is asked beside the training here, so that statistics of batch norms come with the updates.
+        """
         if not isinstance(grid, FleetGrid):
             raise UseError(
                 "ElasticStrategy plans from device profiles, which only a pleat FleetGrid knows; make one: "
                 "FleetGrid.over(grid, strategy.config.folder, strategy.setup.net)"
             )
+        self.setup = unasked(self.setup)
         for joined in grid.carrier.devices().values():
             self.state = self._fleet.heard(self.state, joined)
         self.state = replace(self.state, params=from_arrays(arrays), round=server_round - 1)

@@ -170,7 +170,7 @@ def test_the_hold_out_is_scored_before_training() -> None:
 
 
 def test_an_evaluation_scores_and_trains_nothing() -> None:
-    report, state = run(order(kind=Kind.EVALUATE), DeviceState(), SHARD, HELD)
+    report, state = run(order(kind=Kind.EVALUATE, returns=()), DeviceState(), SHARD, HELD)
     assert (report.outcome, report.payloads, report.metrics["scored"]) == (Outcome.DONE, (), 8)
     assert state.version == 0
 

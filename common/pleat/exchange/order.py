@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the idle daemon knows order ids and has no use for numpy, 1
 
 Scalar = int | float | str | bool
 SQUARES = "squares"  # a payload of squared gradients, summed over the order's steps before they are squared
+STATISTICS = "statistics"  # a payload of running statistics: the order's submodel's; "statistics-1": its first nested
 NEEDS_FULL = "needs full"  # begins the reason of a refusal that a complete model would cure
 
 
@@ -40,7 +41,7 @@ def _whole() -> Selection:
 class Kind(str, Enum):
     TRAIN = "train"  # decode, train, return the update
     MEASURE = "measure"  # time a few steps of each selection in `nested`; no payloads back
-    EVALUATE = "evaluate"  # score the decoded submodel on the device's hold-out
+    EVALUATE = "evaluate"  # score the decoded submodel on the device's hold-out; statistics back, where asked for
 
 
 @dataclass(frozen=True)

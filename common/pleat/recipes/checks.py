@@ -40,6 +40,7 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
     need(recipe.rule.squares >= 0, "rule.squares", "0 (never) or a number of rounds", recipe.rule.squares)
     need(recipe.rule.reconfigure >= 0, "rule.reconfigure", "0 (never) or a number of rounds", recipe.rule.reconfigure)
     need(recipe.rule.until >= 0, "rule.until", "0 (no last one) or a round", recipe.rule.until)
+    need(recipe.objective.statistics >= 0, "objective.statistics", "0 (never) or rounds", recipe.objective.statistics)
     need(0 <= recipe.fold.votes <= 1, "fold.votes", "in [0, 1]", recipe.fold.votes)
     need(0 <= recipe.rule.free <= 1, "rule.free", "in [0, 1]", recipe.rule.free)
     need(recipe.rule.half > 0, "rule.half", "above 0 rounds", recipe.rule.half)
@@ -122,7 +123,7 @@ def _of_masks(recipe: Recipe) -> Clashes:
         "rule.squares = 0, under which no gradient ever comes; write squares = 1, or a score of weights alone",
     )
     yield (
-        rule.chooser == "sensitive" and not rule.squares,
+        "sensitive" in (rule.chooser, rule.mask) and not rule.squares,
         "rule.chooser",
         'rule.squares = 0: "sensitive" shares out by gradients; write squares = 1, or chooser = "magnitude"',
     )

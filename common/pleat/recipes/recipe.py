@@ -84,7 +84,8 @@ class Objective(Table, frozen=True):
     `dynamic`: FedDyn's alpha: devices and server keep what they have drifted, by which all come to one optimum;
     `proximal`: FedProx's mu: how hard the loss pulls to what was received. `subspace`: what the training of every
     matrix is confined to, and its update with it, such as "low-rank:0.1" or "random:0.1": a link of the codec that
-    begins `returns.up`."""
+    begins `returns.up`. `statistics`: rounds after which devices are asked for the running statistics of the model and
+    of its sizes, each time; 0 = never, they come with the updates, as devices passed through them."""
 
     name: str = "cross_entropy"
     nested: bool = False
@@ -95,6 +96,7 @@ class Objective(Table, frozen=True):
     dynamic: float = 0.0
     proximal: float = 0.0
     subspace: str = ""
+    statistics: int = 0
     settings: dict[str, float] = {}
 
 

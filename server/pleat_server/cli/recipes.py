@@ -70,6 +70,7 @@ def described(recipe: Recipe) -> dict[str, Any]:
                 *([f"dynamic {objective.dynamic:g}"] if objective.dynamic else []),
                 *([f"proximal {objective.proximal:g}"] if objective.proximal else []),
                 *([objective.subspace] if objective.subspace else []),
+                *(["static batch norm"] if objective.statistics else []),
             ]
         ),
         "returns": returns.up + ("" if returns.part == "own" else f", {returns.part}"),

@@ -42,7 +42,7 @@ def needs(devices: Sequence[Device], rows: Sequence[Row], recipe: Recipe, number
     """What every device would need for every row in round `number`."""
     epochs, batch = recipe.training.epochs, recipe.training.batch
     added = np.array([r.memory_bytes for r in rows], np.float64)
-    up, down = np.array([r.up_bytes for r in rows], np.float64), np.array([r.down_bytes for r in rows], np.float64)
+    up, down = np.array([(r.up_bytes + r.beside_up, r.down_bytes + r.beside_down) for r in rows], np.float64).T
     samples = np.array([max(1, d.profile.samples) for d in devices], np.float64)
     passes = epochs * np.ceil(samples / batch)[:, None] * np.array([r.passes for r in rows])
     gmacs = (epochs * samples / 1e9)[:, None] * np.array([r.macs for r in rows])

@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pleat.codec.coding import lossless, predicted_bytes
+from pleat.codec.coding import lossless, predicted_bytes, uses_base
 from pleat.codec.masks import write_mask
 from pleat.elastic import size
 from pleat.elastic.choosers import Draw, Rung, composed
 from pleat.elastic.portion import less, outside
 from pleat.elastic.selection import WHOLE, Selection, within
 from pleat.errors import UseError
+from pleat.exchange.order import STATISTICS
+from pleat.exchange.returned import returned_model
 from pleat.modelmap import ModelMap
 from pleat.params import Params
 from pleat.recipes.recipe import Recipe, Rule
@@ -46,6 +48,8 @@ class Row:
     up_bytes: int
     down_bytes: int
     memory_bytes: int  # above the trainer when it holds no model
+    beside_up: int = 0  # bytes of what is asked beside the training, in rounds in which something is
+    beside_down: int = 0
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,7 @@ def _row(
     cost = PASSES.get(recipe.objective.name, _own)
     passes, macs = cost(own.own_macs, [s.own_macs for s in smaller], recipe.objective.settings)
     back, sent = _exchanged(model, recipe, own.selection)
+    statistics = _statistics(model, recipe, own.selection)
     bits_chosen = sum(_entries(t.shape) for t in model.tensors) // 8 if recipe.returns.part == "chosen" else 0
     up_bytes = ENVELOPE + predicted_bytes(up, model, back) + bits_chosen  # a bit an entry at most
     up_bytes += _gradients(model, recipe.rule, own.selection)
@@ -181,7 +186,30 @@ def _row(
         up_bytes=up_bytes,
         down_bytes=down_bytes,
         memory_bytes=_memory(model, recipe, own, up) + up_bytes + down_bytes,
+        beside_up=ENVELOPE + statistics if statistics else 0,
+        beside_down=ENVELOPE + predicted_bytes(asked_in(recipe.returns.down), model, sent) if statistics else 0,
     )
+
+
+def kept_back(model: ModelMap, recipe: Recipe) -> tuple[str, ...]:
+    """Tensors that devices do not return: personal ones, and running statistics that are asked for by themselves."""
+    patterns, asked = recipe.personal.tensors, recipe.objective.statistics > 0
+    return tuple(
+        t.name for t in model.tensors if any(fnmatchcase(t.name, p) for p in patterns) or (asked and t.role == "buffer")
+    )
+
+
+def asked_in(down: str) -> str:
+    """How a model travels that is asked about beside the training: as others do, but against no version held."""
+    return "bf16" if uses_base(down) else down
+
+
+def _statistics(model: ModelMap, recipe: Recipe, own: Selection) -> int:
+    """Bytes of running statistics at most, where the recipe asks for them and the net has any: of all sizes."""
+    buffers = returned_model(model, STATISTICS)
+    if not recipe.objective.statistics or not buffers.tensors:
+        return 0
+    return len(recipe.holds.rungs) * predicted_bytes("raw", buffers, Selection(own.kept, own.dropped))
 
 
 def _gradients(model: ModelMap, rule: Rule, own: Selection) -> int:
@@ -200,7 +228,7 @@ def _exchanged(model: ModelMap, recipe: Recipe, own: Selection) -> tuple[Selecti
     grows = rule.reconfigure > 0 and rule.fit == "seconds"
     sent = WHOLE if rule.since > 1 or rule.cubic or rule.own or grows else own
     back = outside(model, WHOLE, own) if returns.part == "outside" and sent is not WHOLE else sent
-    personal = [t.name for t in model.tensors if any(fnmatchcase(t.name, p) for p in recipe.personal.tensors)]
+    personal = kept_back(model, recipe)
     return (less(model, back, personal) if personal else back), sent
 
 
