@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pleat.elastic.selection import Selection
 from pleat.elastic.size import activation_floats, allocated
 from pleat.errors import PleatError, Refused, RemoteError
-from pleat.exchange.order import STATISTICS, Kind, Order, Payload, Return
+from pleat.exchange.order import OWN_DATA, STATISTICS, Kind, Order, Payload, Return
 from pleat.exchange.report import Budgets, Measured, Outcome, Report, Seconds
 from pleat.exchange.returned import size_of
 from pleat.modelmap import ModelMap
@@ -163,6 +163,9 @@ def _evaluate(job: _Job, report: Report) -> tuple[Report, DeviceState]:
     received, version, state = receive(job.order, job.model, job.state)
     state = replace(state, masks={**job.state.masks, **state.masks})  # those that it trains under stay known
     build_s = laps.lap()
+    nothing_held_out = job.holdout is None or not len(job.holdout)
+    if nothing_held_out and job.order.work.settings.get(OWN_DATA):
+        job = replace(job, holdout=job.shard)
     scored = _scored(job, received)
     payloads = tuple(_statistics(job, wanted, received, version) for wanted in job.order.returns)
     seconds = replace(report.seconds, build=build_s, train=laps.lap())

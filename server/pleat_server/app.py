@@ -42,9 +42,10 @@ from pleat_server.keep.run import Keep
 from pleat_server.keep.spool import Spool
 from pleat_server.link.servicer import GrpcCarrier
 from pleat_server.link.tls import server_tls
-from pleat_server.loop import Loop, Watch, reopen
+from pleat_server.loop import Loop, Watch
 from pleat_server.plan.catalogue import catalogue
 from pleat_server.plan.policies import policy_of
+from pleat_server.reopening import reopen
 from pleat_server.round import Setup
 from pleat_server.simulate.grid import InProcess, VirtualDevice
 from pleat_server.state import State, from_checkpoint

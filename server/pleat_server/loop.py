@@ -22,11 +22,13 @@ import msgspec
 
 from pleat.errors import Fatal
 from pleat.exchange.order import NEEDS_FULL, Order, OrderId
+from pleat.exchange.report import Report
 from pleat.exchange.wire import order_to_parts, report_from_bytes
 from pleat_server import round as rounds
 from pleat_server.background import Background
 from pleat_server.carrier import Carrier, Event, Joined, Rejected, Reported
 from pleat_server.desk import OrderBook
+from pleat_server.election import elected
 from pleat_server.fleet import Fleet
 from pleat_server.folding import Folding, advance
 from pleat_server.keep import checkpoint
@@ -35,7 +37,7 @@ from pleat_server.record import Traffics, journal_line, moved, seen
 from pleat_server.round import Decisions, Setup
 from pleat_server.scores import Evaluator, scores_of
 from pleat_server.state import State, to_checkpoint
-from pleat_server.statistics import answered, questions
+from pleat_server.statistics import renewed
 
 Watch = Callable[[dict[str, Any]], None]
 Rejections = list[dict[str, str]]
@@ -100,6 +102,7 @@ class Loop:
         """One round, from decisions to a dropped spool."""
         started, before = self.clock(), self._bytes()
         decisions = self._decisions()
+        self.state = elected(self.setup, self.state, decisions, self._ask, self._notice)
         published = rounds.publication(self.setup, self.state)
         asked = rounds.orders(self.setup, published, decisions)
         self._before_orders.wait()
@@ -113,9 +116,7 @@ class Loop:
         ids = self.keep.spool.ids(self.state.run, decisions.round)
         folded = folding.close(published, ids)
         closed = advance(self.setup, replace(published, table=self.state.table), folded)
-        if beside := questions(self.setup, closed, decisions, [o.device for o, _ in folded.accepted]):
-            rejected += self._collect(decisions, beside)
-            closed = answered(self.setup, closed, beside, self.keep.spool.read, self.keep.spool.has)
+        closed = renewed(self.setup, closed, decisions, [o.device for o, _ in folded.accepted], self._ask)
         scores = scores_of(self.setup, closed, folded, self.evaluate, self._total)
         closed = self.fleet.learn(self.setup, closed, decisions, folded, scores.get("loss"), wall_s)
         silent = [o for o in asked if o.id not in set(ids)]
@@ -251,6 +252,13 @@ class Loop:
             self.carrier.cancel(order_id)
         return rejected
 
+    def _ask(self, decisions: Decisions, asked: list[Order]) -> dict[OrderId, Report]:
+        """What devices answer to orders beside the round's training, as far as they do."""
+        self._before_orders.wait()
+        self._collect(decisions, asked)
+        spool = self.keep.spool
+        return {o.id: report_from_bytes(spool.read(o.id)) for o in asked if spool.has(o.id)}
+
     def _wants_full(self, event: Reported, waiting: Mapping[OrderId, Order]) -> bool:
         """Whether a device lacks the version its order is coded against: after a damaged checkpoint or a lost store."""
         asked = waiting.get(event.order_id)
@@ -289,12 +297,3 @@ class Loop:
 
     def _bytes(self) -> Traffics:
         return {device: (t.up, t.down) for device, t in self.carrier.traffic().items()}
-
-
-def reopen(setup: Setup, state: State, keep: Keep, book: OrderBook) -> None:
-    """Before any device can connect: open an interrupted round's orders, and know what closed rounds contain."""
-    book.serve(setup.model, state.done)
-    kept = keep.spool.read_plan(state.run, state.round + 1)
-    if kept is not None:
-        decisions = Decisions.from_plain(msgspec.json.decode(kept))
-        book.open(rounds.orders(setup, rounds.publication(setup, state), decisions))

@@ -34,7 +34,8 @@ from pleat_server.keep.journal import Journal
 from pleat_server.keep.run import Keep
 from pleat_server.link.flower_carrier import LEAST_S, FlowerCarrier
 from pleat_server.link.grid import FleetGrid, from_arrays, node_id_of, to_arrays
-from pleat_server.loop import DEADLINE_LEAST_S, Loop, Watch, reopen
+from pleat_server.loop import DEADLINE_LEAST_S, Loop, Watch
+from pleat_server.reopening import reopen
 from pleat_server.state import State
 from pleat_server.statistics import unasked
 

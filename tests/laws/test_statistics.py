@@ -83,16 +83,15 @@ def test_devices_count_by_their_samples_and_training_leaves_other_averages() -> 
     told = {}
     for order, data in zip(asked, (FIRST, SECOND), strict=True):
         report, after = run(order_from_bytes(order_to_bytes(order)), DeviceState(), data)
-        told[order.id] = report_to_bytes(report)
-        check_report(setup.model, order, order.device, told[order.id])
+        told[order.id] = check_report(setup.model, order, order.device, report_to_bytes(report))
         assert (report.outcome, after.residual, after.version) == (Outcome.DONE, {}, -1)
-    both = answered(setup, state, asked, told.__getitem__, told.__contains__)
+    both = answered(setup, state, asked, told)
     assert both.params[MEAN][0] == pytest.approx(40 / 6)
     assert both.params[VAR][0] == pytest.approx(4)
     assert all(np.array_equal(both.params[n], a) for n, a in state.params.items() if n not in (MEAN, VAR))
-    late = answered(setup, state, asked, told.__getitem__, {asked[1].id: 1}.__contains__)
+    late = answered(setup, state, asked, {asked[1].id: told[asked[1].id]})
     assert late.params[MEAN][0] == 12
-    nobody = answered(setup, state, asked, told.__getitem__, lambda order_id: False)
+    nobody = answered(setup, state, asked, {})
     assert nobody is state
     # the control: what passing through training leaves is neither
     trained = replace(asked[0], kind=Kind.TRAIN, returns=(Return("arrays", "raw"),), nested=())
@@ -152,8 +151,7 @@ def test_a_device_of_one_sample_refuses_rather_than_send_a_variance_of_0() -> No
     (asked,) = questions(setup, state, decided(setup, 0), ["d0"])
     report, _ = run(asked, DeviceState(), shard(1))
     assert (report.outcome, "at least 2 samples" in report.reason) == (Outcome.REFUSED, True)
-    told = {asked.id: report_to_bytes(report)}
-    assert answered(setup, state, [asked], told.__getitem__, told.__contains__) is state
+    assert answered(setup, state, [asked], {asked.id: report}) is state
 
 
 def expected(setup: Setup, params: Params, parts: list[Shard], rung: Rung) -> Params:

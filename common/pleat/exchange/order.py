@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the idle daemon knows order ids and has no use for numpy, 1
 Scalar = int | float | str | bool
 SQUARES = "squares"  # a payload of squared gradients, summed over the order's steps before they are squared
 STATISTICS = "statistics"  # a payload of running statistics: the order's submodel's; "statistics-1": its first nested
+OWN_DATA = "own_data"  # a setting of EVALUATE: 1 = score on the training shard where nothing is held out
 NEEDS_FULL = "needs full"  # begins the reason of a refusal that a complete model would cure
 
 

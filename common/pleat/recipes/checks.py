@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pleat.elastic.choosers import CHOOSERS
 from pleat.elastic.importance import OF_GRADIENTS
 from pleat.errors import UseError
 from pleat.recipes.recipe import Proxy, Recipe
@@ -41,6 +42,8 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
     need(recipe.rule.reconfigure >= 0, "rule.reconfigure", "0 (never) or a number of rounds", recipe.rule.reconfigure)
     need(recipe.rule.until >= 0, "rule.until", "0 (no last one) or a round", recipe.rule.until)
     need(recipe.objective.statistics >= 0, "objective.statistics", "0 (never) or rounds", recipe.objective.statistics)
+    known, pool = ", ".join(CHOOSERS), recipe.rule.pool
+    need(all(n in CHOOSERS for n in pool) and len(pool) <= 16, "rule.pool", f"at most 16 choosers of {known}", pool)
     need(0 <= recipe.fold.votes <= 1, "fold.votes", "in [0, 1]", recipe.fold.votes)
     need(0 <= recipe.rule.free <= 1, "rule.free", "in [0, 1]", recipe.rule.free)
     need(recipe.rule.half > 0, "rule.half", "above 0 rounds", recipe.rule.half)
@@ -136,4 +139,10 @@ def _of_masks(recipe: Recipe) -> Clashes:
         rule.own and rule.redraw,
         "rule.own",
         "rule.redraw = true: the masks are either the device's own or drawn anew; remove one of them",
+    )
+    yield (
+        bool(rule.pool) and not (rule.chooser == "stored" and rule.redraw),
+        "rule.pool",
+        f'rule.chooser = "{rule.chooser}", redraw = {str(rule.redraw).lower()}, which does not hold what is elected; '
+        'write chooser = "stored" and redraw = true',
     )

@@ -55,7 +55,8 @@ class Rule(Table, frozen=True):
     weights that may then go, halved every `half` rounds, by count falling to 0 with a cosine. `score`: what entries or
     channels are ranked by (`elastic/importance.py`); `squares`: rounds after which devices send squared gradients, each
     time, 0 = never; `until`: the last round in which they do, 0 = none is the last; `sends`: how they are coded, of
-    entries outside the masks alone where the fit is by count."""
+    entries outside the masks alone where the fit is by count. `pool`: choosers among whose masks the devices elect the
+    first one by loss, before the first round; empty: the chooser's own."""
 
     chooser: str = "whole"
     depth: str = "depth"
@@ -73,6 +74,7 @@ class Rule(Table, frozen=True):
     squares: int = 0
     until: int = 0
     sends: str = "bf16"
+    pool: tuple[str, ...] = ()
     settings: dict[str, float] = {}
 
 

@@ -36,8 +36,9 @@ from pleat_server.keep.journal import Journal
 from pleat_server.keep.run import Keep
 from pleat_server.keep.spool import Spool
 from pleat_server.link.servicer import GrpcCarrier
-from pleat_server.loop import Loop, reopen
+from pleat_server.loop import Loop
 from pleat_server.plan.catalogue import catalogue
+from pleat_server.reopening import reopen
 from pleat_server.round import Setup
 
 POLL_S = 0.01

@@ -88,12 +88,13 @@ def _rule(rule: Rule, holds: Holds) -> list[str]:
     often = "anew each round" if rule.redraw else ""
     often = f"fitted to {rule.fit} every {rule.reconfigure} rounds" if rule.reconfigure else often
     score = "" if rule.score == "size" else f"by {rule.score}"
+    first = f"first elected of {len(rule.pool)}" if rule.pool else ""
     falls = f"falling over {rule.cubic} rounds" if rule.cubic else ""
     change = f"{rule.adjust} on the device" if rule.adjust else ""
     depth = rule.depth if holds.depths != (1.0,) else ""
     mask = rule.mask if holds.densities != (1.0,) else ""
     width = "" if rule.chooser == "whole" and (depth or mask) else rule.chooser
-    return [words for words in (width, depth, mask, often, score, falls, change) if words]
+    return [words for words in (width, depth, mask, first, often, score, falls, change) if words]
 
 
 HEADINGS = ("method", "paper", "holds", "rule", "trains", "returns", "folds", "personal", "saves", "costs")
