@@ -67,8 +67,8 @@ class Flat:
     pull: Pull | None = None
 
     def step(self, work: Work) -> None:
-        """v = m v + g + decay w; w -= rate v, with g, the pull's gradient in it, clipped to norm `work.clip`; g + decay w
-        within the subspace."""
+        """v = m v + g + decay w; w -= rate v, with g, the pull's gradient in it, clipped to norm `work.clip`; g + decay
+        w within the subspace."""
         with torch.no_grad():
             g = self.gradient
             if self.summed is not None:

@@ -21,6 +21,7 @@ REFUSED = {
     "topk:0/f32": "topk:0: the share of entries kept must be above 0 and at most 1",
     "topk:1.5/f32": "topk:1.5: the share of entries kept must be above 0 and at most 1",
     "topk:nan/f32": "topk:nan: the share of entries kept must be above 0",
+    "topk-each:0/f32": "topk-each:0: the share of entries kept must be above 0 and at most 1",
     "topk:many/f32": "topk:many: expected the share of entries kept",
     "topk/f32": "topk:: expected the share of entries kept",
     "lloyd:0": "lloyd:0: bits a value, sign included, must be 1 to 8",
@@ -62,11 +63,18 @@ def test_spaces_and_the_form_of_a_number_do_not_matter() -> None:
 
 def test_only_differences_use_a_base() -> None:
     assert [t for t in ("raw", "bf16", "bf16-delta", "lloyd:4", "topk:0.1/lloyd:4") if uses_base(t)] == ["bf16-delta"]
-    assert set(LINKS) == {"low-rank", "random", "scr", "topk", "lloyd", "raw", "f32", "bf16", "bf16-delta"}
+    assert set(LINKS) == {"low-rank", "random", "scr", "topk", "topk-each", "lloyd", "raw", "f32", "bf16", "bf16-delta"}
 
 
 CODINGS = ["raw", "bf16", "bf16-delta", "f32", "lloyd:1", "lloyd:3", "lloyd:4", "lloyd:8", "topk:0.01/lloyd:4"]
-CODINGS += ["topk:0.05/lloyd:4", "topk:0.1/lloyd:3", "topk:0.1/lloyd:4", "topk:0.2/lloyd:4", "topk:0.1/f32"]
+CODINGS += [
+    "topk:0.05/lloyd:4",
+    "topk:0.1/lloyd:3",
+    "topk:0.1/lloyd:4",
+    "topk:0.2/lloyd:4",
+    "topk:0.1/f32",
+    "topk-each:0.1/f32",
+]
 CODINGS += ["low-rank:0.25/raw", "random:0.25/raw", "low-rank:0.25/lloyd:4", "random:0.25/topk:0.1/lloyd:4"]
 
 

@@ -89,6 +89,27 @@ def test_filters_that_go_cost_next_to_nothing_and_links_compose() -> None:
     assert np.count_nonzero(both) == int(np.ceil(0.05 * update.size))
 
 
+def test_every_matrix_keeps_its_own_largest_entries_where_each_has_a_share() -> None:
+    """A quarter of 8 and of 5: two, and one; over both together, the four largest of 13 all lie in a."""
+    model = model_map([], [("a", (fixed(2), fixed(4)), 1), ("b", (fixed(1), fixed(5)), 1), ("bias", (fixed(2),))])
+    value = {
+        "a": np.array([[10, -20, 30, -40], [0, 50, 60, 0]], np.float32),
+        "b": np.array([[1, 0, -3, 2, 0]], np.float32),
+        "bias": np.array([0.1, 0.2], np.float32),
+    }
+    ctx = Context(model, WHOLE)
+
+    def kept(text: str) -> dict[str, list[int]]:
+        coding = build(text)
+        found = dense(coding.decode(coding.encode(value, coding.init(ctx), ctx)[0], ctx))
+        return {n: np.flatnonzero(found[n]).tolist() for n in "ab"}
+
+    assert kept("topk-each:0.25/f32") == {"a": [5, 6], "b": [2]}
+    assert kept("topk:0.25/f32") == {"a": [2, 3, 5, 6], "b": []}
+    assert kept("topk-each:0.01/f32") == {"a": [], "b": []}
+    assert kept("topk-each:1/f32") == {"a": [0, 1, 2, 3, 5, 6], "b": [0, 2, 3]}
+
+
 def test_only_entries_inside_masks_count() -> None:
     mask = np.ones((3, 4), np.bool_)
     mask[2] = False

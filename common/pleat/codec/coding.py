@@ -19,7 +19,7 @@ from pleat.codec import blocks
 from pleat.codec.frame import LEAST, frame
 from pleat.codec.layout import Run, layout
 from pleat.codec.links import bf16_delta, coded_values
-from pleat.codec.select import kept, structured, topk
+from pleat.codec.select import kept, structured, topk, topk_each
 from pleat.codec.subspace import Subspace, context_of, within
 from pleat.codec.transform import Context, Transform, chain, identity
 from pleat.elastic.selection import Selection
@@ -48,11 +48,14 @@ class Link:
     subspace: Subspace | None = None
 
 
-def _topk(argument: str) -> Link:
-    share = _number(argument, float, "topk", "the share of entries kept, above 0 and at most 1, as in topk:0.05")
-    if not 0 < share <= 1:
-        raise UseError(f"coding link topk:{argument}: the share of entries kept must be above 0 and at most 1")
-    return Link(f"topk:{share:g}", share=share, make=lambda _: topk(share), stage=ENTRIES)
+def _topk(name: str, made: Callable[[float], Transform]) -> Callable[[str], Link]:
+    def parse(argument: str) -> Link:
+        share = _number(argument, float, name, f"the share of entries kept, above 0 and at most 1, as in {name}:0.05")
+        if not 0 < share <= 1:
+            raise UseError(f"coding link {name}:{argument}: the share of entries kept must be above 0 and at most 1")
+        return Link(f"{name}:{share:g}", share=share, make=lambda _: made(share), stage=ENTRIES)
+
+    return parse
 
 
 def _scr(argument: str) -> Link:
@@ -102,7 +105,8 @@ LINKS: dict[str, Callable[[str], Link]] = {
     "low-rank": _confined("low-rank"),
     "random": _confined("random"),
     "scr": _scr,
-    "topk": _topk,
+    "topk": _topk("topk", topk),
+    "topk-each": _topk("topk-each", topk_each),
     "lloyd": _lloyd,
     "raw": _plain("raw", 32, blocks.f32, blocks.f32),
     "f32": _plain("f32", 32, blocks.f32, blocks.bf16),

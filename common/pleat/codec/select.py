@@ -11,7 +11,7 @@ Structured: whole filters and channels of little weight become 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, sqrt
+from math import ceil, floor, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,22 @@ def topk(share: float) -> Transform:
         ):
             own = index if place.inside is None else place.inside[index]
             out[place.name] = Sparse(place.shape, own, line[index])
+        return {name: out[name] for name in sorted(out)}
+
+    return stateless(encode, lambda coded, ctx: coded)
+
+
+def topk_each(share: float) -> Transform:
+    """The same of every matrix by itself, rounded down: no layer goes without for another's larger entries."""
+
+    def encode(value: Params, ctx: Context) -> Update:
+        at = layout(ctx)
+        check_names(at, value)
+        out: dict[str, Array | Sparse] = {p.name: value[p.name] for p in at.vectors.places}
+        for place in at.matrices.places:
+            line = flat(place, value[place.name])
+            (index,) = largest([line], floor(share * line.size + 1e-9))
+            out[place.name] = Sparse(place.shape, index if place.inside is None else place.inside[index], line[index])
         return {name: out[name] for name in sorted(out)}
 
     return stateless(encode, lambda coded, ctx: coded)

@@ -18,7 +18,18 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
         if not good:
             raise UseError(f"recipe {where(key)}: {key} must be {expected}, got {got!r}")
 
-    holds, o, t, s = recipe.holds, recipe.objective, recipe.training, recipe.server
+    _sizes(recipe, need)
+    _method(recipe, need)
+    _training(recipe, need)
+    _proxy(recipe.proxy, need)
+    _consistent(recipe, where)
+
+
+Need = Callable[[bool, str, str, object], None]
+
+
+def _sizes(recipe: Recipe, need: Need) -> None:
+    holds = recipe.holds
     for key in ("widths", "depths", "densities"):
         rates = getattr(holds, key)
         falling = bool(rates) and list(rates) == sorted(rates, reverse=True)
@@ -32,6 +43,10 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
         )
     need(len(set(holds.rungs)) == len(holds.rungs), "holds.widths", "such that no two sizes are the same", holds.widths)
     need(0 <= holds.exits <= 64, "holds.exits", "0 (the net as it is) to 64 heads", holds.exits)
+
+
+def _method(recipe: Recipe, need: Need) -> None:
+    o = recipe.objective
     need(o.dynamic >= 0, "objective.dynamic", "0 (off) or more", o.dynamic)
     need(o.proximal >= 0, "objective.proximal", "0 (off) or more", o.proximal)
     need(all(0 < k <= 1 for k in recipe.returns.keeps), "returns.keeps", "shares in (0, 1]", recipe.returns.keeps)
@@ -42,12 +57,16 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
     need(recipe.rule.reconfigure >= 0, "rule.reconfigure", "0 (never) or a number of rounds", recipe.rule.reconfigure)
     need(recipe.rule.until >= 0, "rule.until", "0 (no last one) or a round", recipe.rule.until)
     need(recipe.objective.statistics >= 0, "objective.statistics", "0 (never) or rounds", recipe.objective.statistics)
-    known, pool = ", ".join(CHOOSERS), recipe.rule.pool
-    need(all(n in CHOOSERS for n in pool) and len(pool) <= 16, "rule.pool", f"at most 16 choosers of {known}", pool)
+    choosers = all(n in CHOOSERS for n in recipe.rule.pool) and len(recipe.rule.pool) <= 16
+    need(choosers, "rule.pool", f"at most 16 choosers of {', '.join(CHOOSERS)}", recipe.rule.pool)
     need(0 <= recipe.fold.votes <= 1, "fold.votes", "in [0, 1]", recipe.fold.votes)
     need(0 <= recipe.rule.free <= 1, "rule.free", "in [0, 1]", recipe.rule.free)
     need(recipe.rule.half > 0, "rule.half", "above 0 rounds", recipe.rule.half)
     need(recipe.rule.cubic >= 0, "rule.cubic", "0 (off) or a number of rounds", recipe.rule.cubic)
+
+
+def _training(recipe: Recipe, need: Need) -> None:
+    t, s = recipe.training, recipe.server
     need(t.epochs >= 1, "training.epochs", "at least 1", t.epochs)
     need(t.batch >= 1, "training.batch", "at least 1", t.batch)
     need(t.rate > 0, "training.rate", "above 0", t.rate)
@@ -59,11 +78,9 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
     need(0 < s.cohort <= 1, "server.cohort", "in (0, 1]", s.cohort)
     need(s.scored >= 1, "server.scored", "a number of rounds from 1", s.scored)
     need(s.deadline_s >= 0, "server.deadline_s", "0 (from the plan) or more seconds", s.deadline_s)
-    _proxy(recipe.proxy, need)
-    _consistent(recipe, where)
 
 
-def _proxy(p: Proxy, need: Callable[[bool, str, str, object], None]) -> None:
+def _proxy(p: Proxy, need: Need) -> None:
     need(0 < p.share <= 1, "proxy.share", "a share in (0, 1]", p.share)
     need(p.cycles >= 1, "proxy.cycles", "at least 1", p.cycles)
     need(0 < p.prune < 1, "proxy.prune", "a share in (0, 1)", p.prune)
