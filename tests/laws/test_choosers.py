@@ -14,7 +14,7 @@ from pleat.elastic.choosers import CHOOSERS, Draw, choose
 from pleat.elastic.choosers.channels import scores
 from pleat.elastic.choosers.depth import by_stage, droppable, stages
 from pleat.elastic.choosers.magnitude import top
-from pleat.elastic.selection import WHOLE, make, within
+from pleat.elastic.selection import WHOLE, coverage, make, within
 from pleat.elastic.size import activation_floats, allocated, count, macs
 from pleat.errors import UseError
 from pleat.modelmap import Activation, Group
@@ -346,3 +346,20 @@ def test_depths_that_a_net_does_not_have_are_told_with_those_it_has(kept, said):
         by_stage(six_blocks(), kept)
     with pytest.raises(UseError, match="this net has no residual blocks"):
         by_stage(mlp(4, (64, 10), 3), kept)
+
+
+@laws
+@given(models(), rates, rates, st.integers(0, 1000))
+def test_densities_by_gradients_nest_and_hold_their_rate_of_all(
+    model: ModelMap, one: float, other: float, seed: int
+) -> None:
+    small, large = sorted((one, other))
+    draw = Draw(params=params_of(model, seed), extras={"squares": params_of(model, seed + 1)})
+    squares = {n: np.square(a) for n, a in draw.extras["squares"].items()}
+    draw = Draw(params=draw.params, extras={"squares": squares})
+    inner, outer = (choose("sensitive", model, rate, draw) for rate in (small, large))
+    assert within(model, inner, outer)
+    assert choose("sensitive", model, 1.0, draw).is_whole
+    ranked = [t.name for t in model.tensors if t.role == "weight" and len(t.shape) >= 2]
+    held = sum(int(coverage(model, outer, n).sum()) for n in ranked)
+    assert held >= np.floor(large * sum(np.prod(model.tensor[n].shape) for n in ranked))

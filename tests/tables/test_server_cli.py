@@ -124,7 +124,7 @@ def test_recipes_are_a_table_of_six_choices_with_what_they_save_and_cost(capsys:
     assert main(["recipes", "--json"]) == 0
     rolex = next(r for r in json.loads(capsys.readouterr().out) if r["name"] == "fedrolex")
     assert rolex["rule"] == "rolling, anew each round"
-    assert rolex["objective"] == "masked, scaler"
+    assert rolex["objective"] == "masked, scaler, static batch norm"
     assert (rolex["holds"], rolex["personal"]) == ("1 0.5 0.25 0.125 0.0625", "nothing")
     assert rolex["saves"] == ["compute", "memory", "down", "up"]
     assert main(["recipes"]) == 0
