@@ -17,7 +17,7 @@ from pleat.elastic.choosers.magnitude import top
 from pleat.elastic.selection import WHOLE, coverage, make, within
 from pleat.elastic.size import activation_floats, allocated, count, macs
 from pleat.errors import UseError
-from pleat.modelmap import Activation, Group
+from pleat.modelmap import Activation, Group, ModelMap
 from support.models import channels, fixed, mlp, model_map, models, params_of, six_blocks
 
 laws = settings(max_examples=40, deadline=None)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flwr.app import ConfigRecord
 
 from pleat.elastic.choosers import Rung
 from pleat.elastic.selection import WHOLE, extract
@@ -240,3 +241,15 @@ def simulate_again(folder: Path) -> Params:
 def test_an_order_of_statistics_survives_the_wire() -> None:
     order = Order(OrderId("r", 1, BESIDE + 3), "d", Kind.EVALUATE, ONE, returns=(Return("statistics", "raw"),))
     assert order_from_bytes(order_to_bytes(order)) == order
+
+
+def test_whoever_drives_rounds_by_hand_gets_statistics_with_the_updates(tmp_path: Path) -> None:
+    """Nobody asks devices there: what does not come with the updates would never come."""
+    from pleat_server.link.grid import FleetGrid, to_arrays
+    from pleat_server.strategy import ElasticStrategy
+
+    strategy = ElasticStrategy("heterofl", NET, input_shape=(1, 8, 8), classes=10, folder=tmp_path)
+    assert strategy.setup.kept_back != ()
+    with FleetGrid.listen("127.0.0.1:0", tmp_path, strategy.setup.net) as grid:
+        assert list(strategy.configure_train(1, to_arrays(strategy.state.params), ConfigRecord(), grid)) == []
+    assert strategy.setup.kept_back == ()

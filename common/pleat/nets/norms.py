@@ -1,7 +1,8 @@
 """Norms that survive cutting: a group norm with a fixed group *size*, whose groups go or stay whole; a batch norm.
 
 A batch norm's statistics are averaged over the devices that hold a channel; where sizes differ much they fit no size
-well, so that a group norm is what nets of the zoo have unless asked for the other.
+well, unless a recipe asks for each size's own (`objective.statistics`). A group norm, which has none, is what nets of
+the zoo have unless asked for the other.
 """
 
 from __future__ import annotations
