@@ -17,7 +17,7 @@ import msgspec
 
 from pleat import shard as shards
 from pleat.disk import write_atomic
-from pleat.elastic.importance import START
+from pleat.elastic.importance import START, importance
 from pleat.elastic.selection import WHOLE
 from pleat.elastic.start import scaled_start
 from pleat.errors import UseError
@@ -28,6 +28,7 @@ from pleat.nets.trace import model_map
 from pleat.recipes import load as recipes
 from pleat.recipes.recipe import Recipe
 from pleat.shard import Shard
+from pleat_server import prepare
 from pleat_server.carrier import Carrier, Rejected
 from pleat_server.config import RunConfig
 from pleat_server.deeper import check_pairs
@@ -44,6 +45,7 @@ from pleat_server.link.servicer import GrpcCarrier
 from pleat_server.link.tls import server_tls
 from pleat_server.loop import Loop, Watch
 from pleat_server.plan.catalogue import catalogue
+from pleat_server.plan.offers import laid_on
 from pleat_server.plan.policies import policy_of
 from pleat_server.reopening import reopen
 from pleat_server.round import Setup
@@ -78,12 +80,15 @@ def laid_over(config: RunConfig) -> dict[str, Any]:
 
 
 def set_up(config: RunConfig, recipe: Recipe, input_shape: tuple[int, ...], classes: int) -> Setup:
-    """Net, map and catalogue of a run. Raises UseError for an unknown net or a recipe that does not fit it."""
+    """Net, map and catalogue of a run, with what was prepared for it in its folder. Raises UseError for an unknown net
+    or a recipe that does not fit it."""
     net = spec(config.model, input_shape, classes, recipe.holds.exits)
     model = model_map(net)
     if recipe.fold.momentum:
         check_pairs(recipe.name, model)
-    return Setup(model, net, recipe, catalogue(model, recipe, config.seed, initial(net, config.seed)))
+    kept, table = prepare.read(config.folder)
+    ranks = importance(recipe.rule.score, initial(net, config.seed), kept)
+    return Setup(model, net, recipe, laid_on(catalogue(model, recipe, config.seed, ranks), table), kept)
 
 
 def evaluator(setup: Setup, test: Shard, where: str = "test data") -> Evaluator:
@@ -93,7 +98,7 @@ def evaluator(setup: Setup, test: Shard, where: str = "test data") -> Evaluator:
 
 def serve(config: RunConfig, watch: Watch = lambda event: None) -> dict[str, Any]:
     """A new run over the gRPC link, to its end; returns the summary. Raises UseError if the folder holds a run."""
-    if (config.folder / "run.json").exists():
+    if _has_run(config.folder):
         raise UseError(
             f"{config.folder} holds a run already; go on with `pleat resume {config.folder}`, or name another"
         )
@@ -105,15 +110,21 @@ def serve(config: RunConfig, watch: Watch = lambda event: None) -> dict[str, Any
 
 @contextlib.contextmanager
 def begun(folder: Path) -> Iterator[None]:
-    """The folder of a run, made where there is none; what could not begin (UseError) leaves nothing behind."""
+    """The folder of a run, made where there is none; what could not begin (UseError), or was stopped before it did,
+    leaves nothing behind."""
     ours = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
-    except UseError:
-        if ours and not checkpoint.present(folder / "checkpoint"):
+    except BaseException as error:
+        begun_once = checkpoint.present(folder / "checkpoint") if isinstance(error, UseError) else _has_run(folder)
+        if ours and not begun_once:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _has_run(folder: Path) -> bool:
+    return (folder / "run.json").exists()
 
 
 def resume(folder: Path, watch: Watch = lambda event: None, rounds: int = 0) -> dict[str, Any]:
@@ -130,7 +141,8 @@ def _serve(config: RunConfig, recipe: Recipe, test: Shard | None, watch: Watch) 
     spool = Spool(config.folder / "spool")
     book = OrderBook(run, spool.has)
     tls = server_tls(config.cert, config.key, config.ca)
-    prepared = _prepare(config, recipe, test, spool, book, watch) if config.input_shape or test else None
+    known = config.input_shape or test or config.proxy
+    prepared = _prepare(config, recipe, test, spool, book, watch) if known else None
     carrier = GrpcCarrier(config.listen, spool, book, run, tls=tls, insecure=config.insecure)
     address = carrier.start()
     try:
@@ -147,14 +159,17 @@ def _serve(config: RunConfig, recipe: Recipe, test: Shard | None, watch: Watch) 
 
 
 def _prepare(
-    config: RunConfig, recipe: Recipe, test: Shard | None, spool: Spool, book: OrderBook, watch: Watch
+    config: RunConfig, recipe: Recipe, test: Shard | None, spool: Spool, book: OrderBook, watch: Watch, samples: int = 0
 ) -> Callable[[Carrier], Loop]:
-    """Everything of a run but its carrier. Orders of an interrupted round are open before a device can connect."""
-    shape = config.input_shape or (tuple(test.x.shape[1:]) if test else ())
-    classes = config.classes or (int(test.y.max()) + 1 if test else 0)
+    """Everything of a run but its carrier. Orders of an interrupted round are open before a device can connect.
+    `samples`: how many there are to train on, as far as is known."""
+    own = test or (shards.read(config.proxy) if config.proxy else None)
+    shape = config.input_shape or (own.input_shape if own else ())
+    classes = config.classes or (own.classes if own else 0)
+    test = prepare.prepare(config, recipe, shape, classes, test, samples, watch)
     setup = set_up(config, recipe, shape, classes)
     scorer = evaluator(setup, test, str(config.data)) if test else None
-    if not (config.folder / "run.json").exists():
+    if not _has_run(config.folder):
         replace(config, input_shape=shape, classes=classes).save()
     keep = Keep(config.folder, spool, Journal(config.folder / "journal.jsonl"))
     state = restore(setup, config, keep, watch)
@@ -232,7 +247,8 @@ def simulate(
     with begun(config.folder):
         spool = Spool(config.folder / "spool")
         book = OrderBook(config.folder.name, spool.has)
-        start = _prepare(config, recipe, test, spool, book, watch)
+        samples = sum(len(d.shard) for d in devices)
+        start = _prepare(config, recipe, test, spool, book, watch, samples)
         loop = start(InProcess(devices, spool, book, step))
     loop.step, loop.deadlines = step, False
     return _finish(config, loop, watch)

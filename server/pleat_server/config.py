@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ class RunConfig:
     """`input_shape` and `classes` come from `data`, else from the first devices to connect. Paths are kept absolute.
 
     `carried`: what takes orders to devices, so that it can be gone on with: "grpc" (`pleat serve`), "simulate", "demo",
-    "beside" (in the folder of another run) or "flower". `how`: what that needs beyond what stands here."""
+    "beside" (in the folder of another run) or "flower". `how`: what that needs beyond what stands here. `proxy`:
+    samples to train on before the first round, else some of the server's own; `cache`: where what came of it is kept,
+    else `cache_folder`."""
 
     recipe: str
     model: str
@@ -35,6 +39,8 @@ class RunConfig:
     overrides: dict[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] = ()
     classes: int = 0
+    proxy: Path | None = None
+    cache: Path | None = None
     carried: str = "grpc"
     how: dict[str, Any] = field(default_factory=dict)
 
@@ -54,8 +60,14 @@ class RunConfig:
         except msgspec.DecodeError as error:
             raise UseError(f"{path}: not a run's configuration: {error}") from None
         known = {f.name for f in fields(RunConfig)}
-        for name in ("folder", "data", "cert", "key", "ca"):
+        for name in ("folder", "data", "cert", "key", "ca", "proxy", "cache"):
             plain[name] = Path(plain[name]) if plain.get(name) else None
         plain["folder"] = folder
         plain["input_shape"] = tuple(plain.get("input_shape") or ())
         return RunConfig(**{k: v for k, v in plain.items() if k in known})
+
+
+def cache_folder(env: Mapping[str, str] = os.environ) -> Path:
+    """Where results that can be made again are kept: XDG_CACHE_HOME/pleat, else ~/.cache/pleat."""
+    base = env.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path(env.get("HOME") or ".") / ".cache") / "pleat"

@@ -1,7 +1,8 @@
 """What a run shows while it goes: a live table on a terminal, one line a round anywhere else; and its summary.
 
 `View` is everything on the screen as one value; `absorb(view, event)` is pure. Events are those that the loop tells
-its watcher: listening, joined, left, pulse, round_started, report, round, notice, resumed, done.
+its watcher: listening, joined, left, pulse, round_started, report, round, notice, resumed, done; and proxy, of what is
+trained on proxy data before the first round.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -35,6 +37,7 @@ class View:
     devices: Mapping[str, Event] = field(default_factory=dict)  # device -> its part of the last round
     notices: tuple[str, ...] = ()
     folder: str = ""
+    before: Event | None = None  # what is done before the first round
 
 
 def absorb(view: View, event: Event) -> View:
@@ -57,13 +60,16 @@ def absorb(view: View, event: Event) -> View:
     if kind in ("joined", "left", "report", "pulse"):
         words = {"joined": "joined", "left": "away", "report": "reported", "pulse": event.get("state", "")}
         return replace(view, states={**view.states, event["device"]: words[kind]})
+    if kind == "proxy":
+        return replace(view, before=event)
     if kind == "round_started":
+        view = replace(view, before=None)
         states = {**view.states, **dict.fromkeys(event["devices"], "training")}
         return replace(view, states=states, notices=tuple(n for n in view.notices if "waiting" not in n))
     if kind == "resumed":
         return replace(view, round=event["round"])
     if kind == "listening":
-        view = replace(view, folder=event["folder"])
+        view = replace(view, folder=event["folder"], before=None)
     text = line(event) if kind in ("notice", "listening") else ""
     return replace(view, notices=(*view.notices, text)[-NOTICES:]) if text else view
 
@@ -81,6 +87,8 @@ def line(event: Event) -> str:
         return f"{event['device']} left: {event['reason']}"
     if kind == "resumed":
         return f"resumed after round {event['round']}"
+    if kind == "proxy":
+        return proxy_text(event) if event["done"] == 1 else ""
     if kind != "round":
         return ""
     sizes = ", ".join(_part(d) for d in event["devices"])
@@ -97,6 +105,18 @@ def _part(device: Event) -> str:
     if outcome == "done":
         return what
     return f"{what} {outcome}: {device['reason']}" if device.get("reason") else f"{what} {outcome}"
+
+
+def proxy_text(event: Event) -> str:
+    """What is trained on proxy data, and how far it has come."""
+    unit = {"pruning": "cycle", "scoring": "size"}[event["doing"]]
+    return f"{event['doing']} on proxy data: {unit} {event['number']} of {event['of']}, {event['text']}"
+
+
+def progress(event: Event) -> Group:
+    """The same with a bar, for a terminal."""
+    share = (event["number"] - 1 + event["done"]) / event["of"]
+    return Group(ProgressBar(total=1.0, completed=share, width=40), Text(proxy_text(event)))
 
 
 def size(label: str) -> str:
@@ -122,6 +142,8 @@ def table(view: View) -> Group:
     for name in sorted({*view.states, *view.devices}):
         grid.add_row(name, view.states.get(name, ""), *_cells(view.devices.get(name)))
     notices = [Text(n, style="dim") for n in view.notices]
+    if view.before is not None or not view.total:
+        return Group(*([progress(view.before)] if view.before else []), *notices)
     return Group(Text(headline(view), style="bold"), grid, *notices)
 
 
@@ -152,12 +174,13 @@ def _cells(device: Event | None) -> list[str]:
 
 
 @contextmanager
-def watching(total: int) -> Iterator[Callable[[Event], None]]:
-    """A watcher for a run of `total` rounds, showing on standard output. A run that is stopped says how to go on."""
-    view = View(total)
-    terminal = sys.stdout.isatty()
+def watching(total: int, stream: TextIO | None = None) -> Iterator[Callable[[Event], None]]:
+    """A watcher for a run of `total` rounds, 0 = for what is done before one, showing on `stream`, by default standard
+    output. What is stopped says how to go on."""
+    view, stream = View(total), stream or sys.stdout
+    console = Console(file=stream)
     try:
-        with Live(table(view), console=Console(), refresh_per_second=8) if terminal else nullcontext() as screen:
+        with Live(table(view), console=console, refresh_per_second=8) if stream.isatty() else nullcontext() as screen:
 
             def watch(event: Event) -> None:
                 nonlocal view
@@ -165,19 +188,23 @@ def watching(total: int) -> Iterator[Callable[[Event], None]]:
                 if screen is not None:
                     screen.update(table(view))
                 elif text := line(event):
-                    print(text, flush=True)
+                    print(text, file=stream, flush=True)
 
             yield watch
     except (KeyboardInterrupt, SystemExit):
-        if view.folder:
+        if view.before is not None:
+            print(f"stopped while {view.before['doing']}; the same command goes on from there", file=sys.stderr)
+        elif view.folder:
             print(f"stopped after round {view.round}; go on with `pleat resume {view.folder}`", file=sys.stderr)
         raise
 
 
 def report(summary: Mapping[str, Any], folder: Path) -> None:
     """Draw the run and print what came of it."""
-    from pleat_server import plot
+    from pleat_server import lookup_table, plot, prepare
 
+    if (folder / prepare.TABLE).exists():
+        lookup_table.draw(prepare.facts_in(folder), folder / "lookup.png")
     picture = plot.draw(plot.read(folder), folder / "plot.png", title=folder.name)
     for text in summary_lines(summary):
         print(text)

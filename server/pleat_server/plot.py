@@ -76,7 +76,7 @@ def _accuracy(axes: Any, series: Series, x: list[float], label: str) -> None:
         name = "full size" if label == "1" else size(label)
         axes.plot(x, _percent(values), color=SIZES[place % len(SIZES)], lw=2.0 if label == "1" else 1.2, label=name)
     axes.set_xlabel(label)
-    _plain(axes)
+    plain(axes)
 
 
 def _beside(axes: Any, fedavg: Series) -> None:
@@ -105,7 +105,7 @@ def _submodels(axes: Any, series: Series) -> None:
     for label in shown:
         axes.plot([], [], "s", color=colours[label], label=size(label))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=max(1, len(shown)), frameon=False, fontsize=8)
-    _plain(axes, grid=False)
+    plain(axes, grid=False)
 
 
 def _ladder(series: Series, trained: set[str]) -> list[str]:
@@ -119,7 +119,7 @@ def _square(x: float, y: float, colour: str) -> Any:
     return Rectangle((x - 0.5, y - 0.36), 1.0, 0.72, facecolor=colour, edgecolor="white", linewidth=0.6)
 
 
-def _plain(axes: Any, grid: bool = True) -> None:
+def plain(axes: Any, grid: bool = True) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=8)
     if grid:

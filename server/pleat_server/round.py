@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
@@ -31,12 +31,13 @@ from pleat_server.state import Holding, State, publish, version
 
 @dataclass(frozen=True)
 class Setup:
-    """What stays the same for a whole run."""
+    """What stays the same for a whole run. `kept`: named tensors of methods, such as scores that choosers rank by."""
 
     model: ModelMap
     net: NetSpec
     recipe: Recipe
     rows: tuple[Row, ...]
+    kept: Mapping[str, Params] = field(default_factory=dict)
 
     @cached_property
     def personal(self) -> tuple[str, ...]:
@@ -140,8 +141,9 @@ def selection_of(setup: Setup, state: State, row: Row, device: str, number: int)
         return compose(model, row.selection, holding.own)
     if not rule.redraw:
         return row.selection
-    rung, scores = rung_at(row.rung, rule.cubic, number), importance(rule.score, state.params, state.extras)
-    return chosen(rule, model, rung, Draw(state.seed, number, device, scores, state.extras))
+    extras = {**setup.kept, **state.extras}
+    rung, scores = rung_at(row.rung, rule.cubic, number), importance(rule.score, state.params, extras)
+    return chosen(rule, model, rung, Draw(state.seed, number, device, scores, extras))
 
 
 def rung_at(rung: Rung, rounds: int, number: int) -> Rung:
@@ -167,14 +169,14 @@ def size_of(setup: Setup, state: State, rung: Rung, first: Params | None = None)
 
     `first`: the run's first weights, by which a fixed size not on offer is ranked where its chooser looks at weights.
     """
-    rule = setup.recipe.rule
+    rule, extras = setup.recipe.rule, {**setup.kept, **state.extras}
     if not rule.redraw:
         known = setup.sizes.get(rung)
-        return chosen(rule, setup.model, rung, Draw(state.seed, 0, "", first)) if known is None else known
+        ranks = importance(rule.score, first, setup.kept) if first is not None else None
+        return chosen(rule, setup.model, rung, Draw(state.seed, 0, "", ranks)) if known is None else known
     if rung == Rung() and rung not in setup.sizes:
         return WHOLE
-    scores = importance(rule.score, state.evaluated, state.extras)
-    draw = Draw(state.seed, state.round, "", scores, state.extras)
+    draw = Draw(state.seed, state.round, "", importance(rule.score, state.evaluated, extras), extras)
     return chosen(rule, setup.model, rung_at(rung, rule.cubic, max(1, state.round)), draw)
 
 

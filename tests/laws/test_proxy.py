@@ -20,14 +20,15 @@ from pleat.params import Params, digest
 from pleat.recipes.recipe import Proxy
 from pleat.shard import Shard
 from pleat_server import proxy
-from pleat_server.simulate.proxy import Job, Worth, prune, scores_of, worths
+from pleat_server.plan.catalogue import Worth
+from pleat_server.simulate.proxy import Job, prune, scores_of, worths
 from support.digits import digit_shards
 
 torch.set_num_threads(1)
 NET = spec("mlp", (1, 8, 8), 10, first=16, second=12)
 MODEL = model_map(NET)
 _, TEST = digit_shards(3)
-SETTINGS = Proxy(cycles=4, epochs=2, tune=1)
+SETTINGS = Proxy(cycles=4, epochs=2, steps=0, tune=1)
 CLASSES = np.arange(10)
 
 
@@ -109,6 +110,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "more cycles": {"settings": replace_proxy(cycles=5)},
     "another share": {"settings": replace_proxy(prune=0.3)},
     "more epochs": {"settings": replace_proxy(epochs=3)},
+    "more steps": {"settings": replace_proxy(steps=9)},
     "an early epoch": {"settings": replace_proxy(rewind=1)},
     "one pool": {"settings": replace_proxy(across="net")},
 }
@@ -155,7 +157,8 @@ def test_rows_are_scored_once_each_on_samples_that_nothing_was_trained_on(tmp_pa
         worths(job(), state, ROWS, tmp_path, stopping(1, 1.0))
     found = worths(job(), state, ROWS, tmp_path, told.append)
     assert set(found) == {s for _, s in ROWS}
-    assert {e["number"] for e in told if e["done"] < 1} == {2}  # the first was there
+    assert told[0]["text"] == "1 of 2 sizes are scored already"
+    assert {e["text"].partition(":")[0] for e in told[1:]} == {"size 0.5"}
     assert found == worths(job(), state, ROWS, tmp_path / "elsewhere")
     assert all(0 <= w.accuracy <= 1 and w.loss > 0 for w in found.values())
     parts = proxy.parted(job().proxy)
@@ -171,7 +174,7 @@ def test_a_row_as_it_is_scores_as_the_evaluator_scores_the_first_weights(tmp_pat
     state = prune(as_is, tmp_path)
     (worth,) = worths(as_is, state, [("1", Selection())], tmp_path).values()
     scored = Evaluator(NET, MODEL, proxy.parted(as_is.proxy).held).score(dict(state.start))
-    assert worth == Worth(scored.accuracy, pytest.approx(scored.loss))
+    assert worth == Worth(scored.accuracy, pytest.approx(scored.loss), scored.samples)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pleat.errors import UseError
 from pleat_server.bench import plan as bench
 from pleat_server.bench import policy as experiment
-from pleat_server.plan.catalogue import catalogue
+from pleat_server.plan.catalogue import Row, Worth, catalogue
 from pleat_server.plan.policies import POLICIES, policy_of
 from pleat_server.plan.situation import Outcome
 from support.planning import ladder, row, situation
@@ -24,6 +26,33 @@ def test_lookup_takes_the_largest_row_that_fits_then_the_most_kept() -> None:
     shuffled = (ROWS[2], ROWS[1], ROWS[0], ROWS[3])
     plan, _, _ = policy_of("lookup", {}).choose({}, situation(shuffled, TIMES))
     assert plan["a"] == 2
+
+
+def scored(*worths: tuple[float, float], samples: int = 400) -> tuple[Row, ...]:
+    """The rows with accuracies and losses on so many samples."""
+    return tuple(replace(r, worth=Worth(*w, samples)) for r, w in zip(ROWS, worths, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("worths", "samples", "taken"),
+    [
+        ([(0.7, 1.0), (0.9, 0.5), (0.8, 0.6), (0.6, 2.0)], 400, {"a": 1, "b": 2}),  # the most accurate, not the largest
+        ([(0.90, 0.5), (0.91, 0.7), (0.80, 0.6), (0.79, 0.1)], 400, {"a": 0, "b": 3}),  # .9 within sqrt(.09 / 400)
+        ([(0.90, 0.5), (0.92, 0.7), (0.80, 0.6), (0.70, 0.1)], 400, {"a": 1, "b": 2}),  # beyond it, whatever the loss
+        ([(0.70, 0.5), (0.80, 0.7), (0.65, 0.6), (0.10, 0.1)], 10, {"a": 0, "b": 2}),  # ten samples tell less
+        ([(1.00, 0.5), (0.96, 0.4), (1.00, 0.6), (0.50, 0.1)], 20, {"a": 1, "b": 2}),  # not even that all are right
+        ([(0.8, 0.5)] * 4, 400, {"a": 0, "b": 2}),  # of equal ones the largest
+    ],
+)
+def test_lookup_takes_the_most_accurate_row_that_a_device_affords(
+    worths: list[tuple[float, float]], samples: int, taken: dict[str, int]
+) -> None:
+    rows = scored(*worths, samples=samples)
+    plan, _, _ = policy_of("lookup", {}).choose({}, situation(rows, TIMES, feasible=ALLOWED))
+    assert plan == taken
+    some_unscored = (replace(rows[0], worth=None), *rows[1:])
+    plan, _, _ = policy_of("lookup", {}).choose({}, situation(some_unscored, TIMES, feasible=ALLOWED))
+    assert plan == {"a": 0, "b": 2}, "by size where a row was not scored"
 
 
 def test_fixed_gives_every_device_its_row_by_name_then_pattern_then_default() -> None:

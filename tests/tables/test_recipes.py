@@ -87,6 +87,7 @@ WRONG = [
     ("[proxy]\nprune = 1.0", "proxy.prune must be a share in (0, 1)"),
     ("[proxy]\ncycles = 0", "proxy.cycles must be at least 1"),
     ("[proxy]\nepochs = 0", "proxy.epochs must be at least 1"),
+    ("[proxy]\nsteps = -1", "proxy.steps must be 0 (epochs alone) or a number of steps"),
     ("[proxy]\nrewind = 11", "proxy.rewind must be an epoch up to 10, or -1 (go on), got 11"),
     ("[proxy]\ntune = -1", "proxy.tune must be 0 (score rows as they are) or a number of epochs"),
     ("[proxy]\ncycle = 3", "unknown key 'proxy.cycle'; did you mean 'cycles'?"),

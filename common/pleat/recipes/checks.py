@@ -85,6 +85,7 @@ def _proxy(p: Proxy, need: Need) -> None:
     need(p.cycles >= 1, "proxy.cycles", "at least 1", p.cycles)
     need(0 < p.prune < 1, "proxy.prune", "a share in (0, 1)", p.prune)
     need(p.epochs >= 1, "proxy.epochs", "at least 1", p.epochs)
+    need(p.steps >= 0, "proxy.steps", "0 (epochs alone) or a number of steps", p.steps)
     need(-1 <= p.rewind <= p.epochs, "proxy.rewind", f"an epoch up to {p.epochs}, or -1 (go on)", p.rewind)
     need(p.tune >= 0, "proxy.tune", "0 (score rows as they are) or a number of epochs", p.tune)
 

@@ -165,14 +165,16 @@ class Server(Table, frozen=True):
 class Proxy(Table, frozen=True):
     """What the server trains on data of its own before the first round, where `rule.score` is "imp". `share`: of the
     training samples known, at most. `cycles` of iterative magnitude pruning (`elastic/pruning.py`), each of which
-    trains `epochs` and prunes the share `prune` of what is left, `across` layers or the net; survivors go back to the
-    weights after `rewind` epochs of the first cycle (0: the first weights; -1: they go on as they are). `tune`: epochs
-    that a row of the lookup table is trained from there before it is scored, 0 = as it is."""
+    trains `epochs`, and on until it has made `steps` optimiser steps, and prunes the share `prune` of what is left,
+    `across` layers or the net; survivors go back to the weights after `rewind` epochs of the first cycle (0: the first
+    weights; -1: they go on as they are). `tune`: epochs, again with `steps`, that a row of the lookup table is trained
+    from there before it is scored, 0 = as it is."""
 
     share: float = 0.05
     cycles: int = 8
     prune: float = 0.2
     epochs: int = 10
+    steps: int = 200
     rewind: int = 0
     across: Across = "layer"
     tune: int = 10

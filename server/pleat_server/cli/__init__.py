@@ -19,9 +19,23 @@ import typer
 from pleat import __version__
 from pleat.complaint import complaint
 from pleat.errors import PleatError
-from pleat_server.cli import bench, demo, devices, eval, export, inspect, plot, recipes, resume, serve, shards, simulate
+from pleat_server.cli import (
+    bench,
+    demo,
+    devices,
+    eval,
+    export,
+    inspect,
+    plot,
+    prune,
+    recipes,
+    resume,
+    serve,
+    shards,
+    simulate,
+)
 
-VERBS = (demo, serve, simulate, resume, shards, devices, recipes, inspect, plot, eval, export, bench)
+VERBS = (demo, serve, simulate, resume, shards, devices, recipes, inspect, prune, plot, eval, export, bench)
 
 
 class Terminated(SystemExit):

@@ -47,6 +47,16 @@ TestData = Annotated[
 Depth = Annotated[
     str, typer.Option("--depth", help="Blocks to keep of every stage, such as 2,2,1,1. Default: the recipe's own.")
 ]
+Proxy = Annotated[
+    Path | None,
+    typer.Option(
+        help="Samples to prune on before the first round, .npz; for recipes such as elf. Default: some of the server's."
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Folder for what pruning came to. Default: pleat in $XDG_CACHE_HOME, ~/.cache."),
+]
 Run = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
 
 

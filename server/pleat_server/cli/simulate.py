@@ -49,6 +49,8 @@ def run(
     seed: options.Seed = 0,
     policy: options.Policy = "",
     folder: options.Folder = None,
+    proxy: options.Proxy = None,
+    cache: options.Cache = None,
     set_: options.Set = None,
     json: options.JsonFile = None,
 ) -> None:
@@ -63,6 +65,8 @@ def run(
         seed=seed,
         folder=folder or options.new_folder(recipe, model),
         policy=policy,
+        proxy=proxy,
+        cache=cache,
         overrides=options.overrides(set_),
         carried="simulate",
         how=asdict(fleet),

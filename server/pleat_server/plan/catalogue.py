@@ -29,6 +29,15 @@ ENVELOPE = 64  # bytes of an order or report around its frames: ids, selection, 
 
 
 @dataclass(frozen=True)
+class Worth:
+    """What a row scored on the proxy samples held out, so many of them. `loss`: mean cross-entropy."""
+
+    accuracy: float
+    loss: float
+    samples: int
+
+
+@dataclass(frozen=True)
 class Row:
     """One submodel on offer. `rung`: the ladder's rates; `density`: share of the model's entries held (1 = all)."""
 
@@ -50,6 +59,7 @@ class Row:
     memory_bytes: int  # above the trainer when it holds no model
     beside_up: int = 0  # bytes of what is asked beside the training, in rounds in which something is
     beside_down: int = 0
+    worth: Worth | None = None  # where it was scored before the run
 
 
 @dataclass(frozen=True)

@@ -34,20 +34,14 @@ from pleat.nets.build import initial
 from pleat.params import Params
 from pleat.recipes.recipe import Proxy
 from pleat.shard import Shard
+from pleat_client.batches import steps_an_epoch
 from pleat_client.trainer import Tick, score, train
+from pleat_server.plan.catalogue import Worth
 from pleat_server.proxy import Parts, parted
 from pleat_server.round import seed_of
 
 Watch = Callable[[dict[str, Any]], None]
 FORMAT = 1  # of the cache; counted up too when the same job would come to another result
-
-
-@dataclass(frozen=True)
-class Worth:
-    """What a row scored on the proxy samples held out. `loss`: mean cross-entropy."""
-
-    accuracy: float
-    loss: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +63,7 @@ class Job:
         facts = {
             "format": FORMAT,
             "net": [self.net.factory, sorted(self.net.arguments.items()), self.model.digest.hex()],
-            "schedule": [s.cycles, s.prune, s.epochs, s.rewind, s.across],
+            "schedule": [s.cycles, s.prune, s.epochs, s.steps, s.rewind, s.across],
             "work": asdict(replace(self.work, epochs=0)),
             "seed": self.seed,
             "samples": [list(self.proxy.x.shape), str(self.proxy.x.dtype), str(self.proxy.y.dtype)],
@@ -112,7 +106,7 @@ def _cycle(job: Job, state: Pruning, shard: Shard, watch: Watch) -> tuple[Params
 
     selection = make(job.model, masks=state.masks)
     first = extract(job.model, selection, state.last if s.rewind < 0 else state.start)
-    work, seed = replace(job.work, epochs=s.epochs), seed_of(job.seed, "imp", number)
+    work, seed = _work(job, s.epochs, shard), seed_of(job.seed, "imp", number)
     trained, _ = train(job.net, job.model, selection, first, (), work, shard, seed, tick, epoch_ended=ended)
     return trained, early[0] if early else None
 
@@ -124,29 +118,40 @@ def worths(
     survivors go back to. Each distinct submodel is trained once, and never again while `cache` has it."""
     make_folder(cache)
     path, parts = cache / f"{job.digest}-{job.settings.tune}.json", parted(job.proxy)
-    known, out = _known(path, watch), dict[Selection, Worth]()
-    names = {selection: name for name, selection in rows}
-    for number, (selection, name) in enumerate(names.items(), 1):
-        key, told = selection.digest.hex(), partial(_told, "scoring", number, len(names))
-        if key not in known:
+    known, names = _known(path, watch), {selection: name for name, selection in rows}
+    todo = {s: n for s, n in names.items() if s.digest.hex() not in known}
+    if len(todo) < len(names):
+        watch({"event": "notice", "text": f"{len(names) - len(todo)} of {len(names)} sizes are scored already"})
+    for number, (selection, name) in enumerate(todo.items(), 1):
+        told = partial(_told, "scoring", number, len(todo))
 
-            def tick(done: float, loss: float | None, told: Callable[..., Any] = told, name: str = name) -> None:
-                watch(told(0.999 * done, f"size {name}"))
+        def tick(done: float, loss: float | None, told: Callable[..., Any] = told, name: str = name) -> None:
+            watch(told(0.999 * done, f"size {name}"))
 
-            known[key] = asdict(_worth(job, state, selection, parts, tick))
-            write_atomic(path, msgspec.json.format(msgspec.json.encode(known, order="sorted"), indent=1))
-        out[selection] = Worth(**known[key])
-        watch(told(1.0, f"size {name}: accuracy {out[selection].accuracy:.1%} on {len(parts.held)} samples"))
-    return out
+        worth = _worth(job, state, selection, parts, tick)
+        known[selection.digest.hex()] = asdict(worth)
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(known, order="sorted"), indent=1))
+        watch(told(1.0, f"size {name}: accuracy {worth.accuracy:.1%} on {worth.samples} samples"))
+    return {selection: Worth(**known[selection.digest.hex()]) for selection in names}
 
 
 def _worth(job: Job, state: Pruning, selection: Selection, parts: Parts, tick: Tick) -> Worth:
     params = extract(job.model, selection, state.start)
     if job.settings.tune:
-        work, seed = replace(job.work, epochs=job.settings.tune), seed_of(job.seed, "tune")
+        work, seed = _work(job, job.settings.tune, parts.train), seed_of(job.seed, "tune")
         params, _ = train(job.net, job.model, selection, params, (), work, parts.train, seed, tick)
     right, samples, loss = score(job.net, job.model, selection, params, parts.held)
-    return Worth(right / samples, loss / samples)
+    return Worth(right / samples, loss / samples, samples)
+
+
+def _work(job: Job, epochs: int, shard: Shard) -> Work:
+    """So many epochs, or more: of few samples an epoch is a step or two, and would teach nothing."""
+    return replace(job.work, epochs=epochs_made(job, epochs, shard))
+
+
+def epochs_made(job: Job, epochs: int, shard: Shard) -> int:
+    """Epochs of a training that is to have so many, or as many as make the job's number of steps."""
+    return max(epochs, -(-job.settings.steps // steps_an_epoch(len(shard), job.work.batch)))
 
 
 def _told(doing: str, number: int, of: int, done: float, text: str) -> dict[str, Any]:
@@ -180,9 +185,9 @@ def _restored(path: Path, job: Job, watch: Watch) -> Pruning | None:
     return Pruning(cycle, groups["places"], groups["start"], groups["last"])
 
 
-def _known(path: Path, watch: Watch) -> dict[str, dict[str, float]]:
+def _known(path: Path, watch: Watch) -> dict[str, dict[str, Any]]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Any]])
     except FileNotFoundError:
         return {}
     except msgspec.DecodeError as error:

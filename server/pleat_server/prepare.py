@@ -1,0 +1,133 @@
+"""What a recipe wants of the server before the first round: scores by pruning on proxy data, and the lookup table.
+
+A run keeps both in its folder, so that going on with it needs nothing else; how they came about is in the cache, so
+that the next run of the same net, seed, data and schedule finds them. Samples that were drawn from the server's own
+data for it are never scored on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_safetensors
+from safetensors.numpy import save as to_safetensors
+
+from pleat import shard as shards
+from pleat.disk import write_together
+from pleat.elastic.choosers import Rung
+from pleat.elastic.importance import IMP
+from pleat.errors import LocalError, UseError
+from pleat.nets.build import spec
+from pleat.nets.trace import model_map
+from pleat.params import Params
+from pleat.recipes.recipe import Recipe
+from pleat.shard import Shard
+from pleat_server import proxy
+from pleat_server.config import RunConfig, cache_folder
+from pleat_server.plan.catalogue import catalogue
+from pleat_server.plan.offers import Line, lines
+from pleat_server.round import work_of
+from pleat_server.simulate.proxy import Job, epochs_made, prune, scores_of, worths
+
+Watch = Callable[[dict[str, Any]], None]
+SCORES, TABLE = "imp.safetensors", "lookup.json"
+
+
+def needed(recipe: Recipe) -> bool:
+    """Whether the recipe ranks by what pruning came to, and offers more than the whole net."""
+    return recipe.rule.score == IMP and recipe.holds.rungs != (Rung(),)
+
+
+def prepare(
+    config: RunConfig,
+    recipe: Recipe,
+    input_shape: tuple[int, ...],
+    classes: int,
+    own: Shard | None,
+    known: int,
+    watch: Watch = lambda event: None,
+) -> Shard | None:
+    """Leave scores and table in the run's folder, where the recipe needs them and they are not there yet; what may be
+    scored on of the server's `own` samples. `known`: training samples on all devices, 0 = nobody knows.
+
+    Raises UseError where there are no proxy data, or they do not do.
+    """
+    if not needed(recipe):
+        return own
+    samples, rest, where = _samples(config, recipe, own, known)
+    if not all((config.folder / name).exists() for name in (SCORES, TABLE)):
+        proxy.check(samples, input_shape, classes, known, recipe.proxy.share, where)
+        scores, facts = pruned(config, recipe, input_shape, classes, samples, watch)
+        keep(config.folder, scores, facts)
+    return rest
+
+
+def _samples(config: RunConfig, recipe: Recipe, own: Shard | None, known: int) -> tuple[Shard, Shard | None, str]:
+    """Proxy samples, what is left of the server's own, and where they come from."""
+    if config.proxy is not None:
+        return shards.read(config.proxy), own, f"--proxy {config.proxy}"
+    if own is None:
+        raise UseError(
+            f"recipe {recipe.name} prunes on data of the server's before the first round, and there are none: "
+            f"{proxy.FILE_HINT}, or --data FILE.npz to draw them from"
+        )
+    samples, rest = proxy.drawn(own, known, recipe.proxy.share, config.seed)
+    return samples, rest, f"proxy data drawn from {config.data or 'what was held out'}"
+
+
+def pruned(
+    config: RunConfig, recipe: Recipe, input_shape: tuple[int, ...], classes: int, samples: Shard, watch: Watch
+) -> tuple[Params, dict[str, Any]]:
+    """The scores of pruning on `samples`, and the lookup table of the rows they make, as plain facts."""
+    net = spec(config.model, input_shape, classes, recipe.holds.exits)
+    model, cache = model_map(net), (config.cache or cache_folder()) / "imp"
+    plain = replace(work_of(recipe), objective="cross_entropy", settings={}, gate="", adjust="", scaler=False)
+    job = Job(net, model, samples, recipe.proxy, plain, config.seed)
+    state = prune(job, cache, watch)
+    scores = scores_of(job, state)
+    rows = catalogue(model, recipe, config.seed, scores)
+    found = worths(job, state, [(r.rung.label, r.selection) for r in rows], cache, watch)
+    parts = proxy.parted(samples)
+    return scores, {
+        "recipe": recipe.name,
+        "model": config.model,
+        "seed": config.seed,
+        "digest": job.digest,
+        "cache": str(cache),
+        "trained_on": len(parts.train),
+        "scored_on": len(parts.held),
+        "epochs": epochs_made(job, recipe.proxy.tune, parts.train) if recipe.proxy.tune else 0,
+        "rows": lines(rows, found),
+    }
+
+
+def keep(folder: Path, scores: Params, facts: Mapping[str, Any]) -> None:
+    """Write both into `folder`; the table, last, says that they are whole."""
+    table = msgspec.json.format(msgspec.json.encode(facts), indent=2)
+    write_together([(folder / SCORES, to_safetensors(dict(scores))), (folder / TABLE, table)])
+
+
+def read(folder: Path) -> tuple[dict[str, Params], list[Line]]:
+    """What was prepared for the run in `folder`: the scores under their name, and the table's lines; nothing for most
+    recipes. Raises LocalError for files that cannot be read."""
+    if not (folder / TABLE).exists():
+        return {}, []
+    try:
+        scores: Params = from_safetensors((folder / SCORES).read_bytes())
+        return {IMP: dict(sorted(scores.items()))}, facts_in(folder)["rows"]
+    except (OSError, SafetensorError, msgspec.DecodeError, KeyError) as error:
+        raise LocalError(
+            f"{folder}: {SCORES} or {TABLE} cannot be read ({error}); both can be made again: remove them and go on "
+            "with the run, or type `pleat prune`"
+        ) from None
+
+
+def facts_in(folder: Path) -> dict[str, Any]:
+    """The lookup table in `folder`, as plain facts."""
+    facts: dict[str, Any] = msgspec.json.decode((folder / TABLE).read_bytes())
+    return facts
