@@ -59,7 +59,7 @@ NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "lotteryfl": ({"rule": {"settings": {"target": 1.0}}}, 0.0),
     "federated-dropout": ({"holds": {"widths": [1.0]}}, 0.0),
     "inclusivefl": ({"holds": {"exits": 0, "depths": [1.0]}, "fold": {"momentum": 0.0}}, 0.0),
-    "elf": ({"holds": {"depths": [1.0]}}, 0.0),
+    "elf": ({"holds": {"depths": [1.0], "densities": [1.0]}}, 0.0),
     "fedmp-prune": ({"holds": {"widths": [1.0]}}, 0.0),
     "prunefl": ({"holds": {"widths": [1.0]}}, 0.0),
     "structured-low-rank": ({"objective": {"subspace": "low-rank:1"}}, 1e-6),
@@ -93,7 +93,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "fjord": {"holds": {"widths": [1.0, 0.5]}},
     "heterofl": {"holds": {"widths": [0.5]}},
     "fedrolex": {"holds": {"widths": [0.5]}},
-    "elf": {"holds": {"depths": [0.34]}},
+    "elf": {"holds": {"depths": [0.67], "densities": [0.33]}},
     "fedmp-prune": {"holds": {"widths": [0.5]}},
     "fiarse": {"holds": {"widths": [0.25]}},
     "prunefl": {"rule": {"reconfigure": 2}},
@@ -261,7 +261,7 @@ def test_personal_masks_fall_round_by_round_nest_and_end_at_their_target(name: s
     assert up[3] < 0.65 * up[0]
 
 
-@pytest.mark.parametrize("name", ["sub-fedavg", "local", "complement", "feddst", "depthfl"])
+@pytest.mark.parametrize("name", ["sub-fedavg", "local", "complement", "feddst", "depthfl", "elf"])
 @pytest.mark.parametrize("step", ["spool", "checkpoint"])
 def test_a_method_with_memory_goes_on_after_a_crash_as_if_nothing_had_been(
     name: str, step: str, tmp_path: Path
@@ -314,7 +314,14 @@ def only_units(model: ModelMap, params: Params, selection: Selection) -> Params:
 
 
 def test_elf_drops_depth_from_a_residual_net_and_fills_with_zeros(tmp_path: Path) -> None:
-    ran = simulate(tmp_path / "run", "elf", 1, model="resnet6", holds={"depths": [0.67]})
+    ran = simulate(
+        tmp_path / "run",
+        "elf",
+        1,
+        model="resnet6",
+        holds={"depths": [0.67], "densities": [1.0]},
+        rule={"score": "size"},
+    )
     assert not ran.params["blocks.5.branch.conv1.weight"].any()
     assert ran.params["blocks.3.branch.conv1.weight"].any()
 
