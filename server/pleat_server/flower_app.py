@@ -76,6 +76,7 @@ def _run(grid: Grid, config: RunConfig, test: shards.Shard | None) -> dict[str, 
         seed=config.seed,
         overrides=runs.laid_over(config),
         test=test,
+        proxy=config.proxy,
         watch=_watch,
     )
     setup = strategy.setup
@@ -96,6 +97,7 @@ def _config(said: Settings, folder: Path) -> RunConfig:
         rounds=said.rounds,
         seed=said.seed,
         data=Path(said.data).absolute() if said.data else None,
+        proxy=Path(said.proxy).absolute() if said.proxy else None,
         policy=said.policy,
         least=said.least,
         overrides=overrides(said.set.split()),

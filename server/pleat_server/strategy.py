@@ -35,13 +35,15 @@ from pleat_server.keep.run import Keep
 from pleat_server.link.flower_carrier import LEAST_S, FlowerCarrier
 from pleat_server.link.grid import FleetGrid, from_arrays, node_id_of, to_arrays
 from pleat_server.loop import DEADLINE_LEAST_S, Loop, Watch
+from pleat_server.prepare import prepare
 from pleat_server.reopening import reopen
 from pleat_server.state import State
 from pleat_server.statistics import unasked
 
 
 class ElasticStrategy(Strategy):
-    """pleat's method as a Flower strategy. `recipe` to `overrides` as in `RunConfig`; `test`: the server's own data.
+    """pleat's method as a Flower strategy. `recipe` to `overrides` as in `RunConfig`; `test`: the server's own data;
+    `proxy`: a file of samples to prune on, else some of these, for recipes that do.
 
     Raises UseError for an unknown recipe, net or key.
     """
@@ -57,15 +59,18 @@ class ElasticStrategy(Strategy):
         seed: int = 0,
         overrides: dict[str, Any] | None = None,
         test: Shard | None = None,
+        proxy: Path | None = None,
         watch: Watch = lambda event: None,
     ) -> None:
-        self.config = RunConfig(
+        self.config = config = RunConfig(
             recipe, model, folder, seed=seed, overrides=overrides or {}, input_shape=input_shape, classes=classes
         )
-        self.setup = set_up(self.config, read_recipe(self.config), input_shape, classes)
+        chosen = read_recipe(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        test = prepare(replace(config, proxy=proxy), chosen, input_shape, classes, test, 0, watch)
+        self.setup = set_up(config, chosen, input_shape, classes)
         self._evaluate = evaluator(self.setup, test) if test else None
         self._watch = watch
-        folder.mkdir(parents=True, exist_ok=True)
         self._fleet = Fleet(self.setup, History(folder / "devices.sqlite"))
         self.state: State = begin(self.setup, folder.name, seed)
         self._asked: list[Order] = []
