@@ -113,10 +113,12 @@ def proxy_text(event: Event) -> str:
     return f"{event['doing']} on proxy data: {unit} {event['number']} of {event['of']}, {event['text']}"
 
 
-def progress(event: Event) -> Group:
+def progress(event: Event) -> Table:
     """The same with a bar, for a terminal."""
     share = (event["number"] - 1 + event["done"]) / event["of"]
-    return Group(ProgressBar(total=1.0, completed=share, width=40), Text(proxy_text(event)))
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(ProgressBar(total=1.0, completed=share, width=30), Text(proxy_text(event)))
+    return grid
 
 
 def size(label: str) -> str:

@@ -186,7 +186,8 @@ def test_pruning_ahead_of_a_run_leaves_all_of_it_in_a_folder_and_the_run_trains_
     assert main(words("prune", tmp_path, "--out", "made")) == 0
     out = capsys.readouterr().out
     assert "pruning on proxy data: cycle 3 of 3, 51." in out
-    assert "use it: pleat serve --recipe elf --model mlp --seed 0 --proxy made/proxy.npz" in out
+    assert "use it: pleat serve --recipe elf --model mlp --seed 0 --proxy made/proxy.npz --cache " in out
+    assert "--set proxy.cycles=3" in out
     assert sorted(p.name for p in Path("made").iterdir()) == [
         "imp.safetensors", "lookup.json", "lookup.png", "proxy.npz",
     ]  # fmt: skip

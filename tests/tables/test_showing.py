@@ -77,6 +77,44 @@ def test_sizes_read_as_fractions_where_they_are_plain(label: str, text: str) -> 
     assert live.size(label) == text
 
 
+def proxy(doing: str, number: int, done: float) -> dict[str, Any]:
+    return {"event": "proxy", "doing": doing, "number": number, "of": 4, "done": done, "text": "64.0% of the weights"}
+
+
+def test_what_is_trained_before_the_first_round_is_shown_while_it_goes_and_logged_when_it_is_done() -> None:
+    halfway = live.absorb(live.View(total=10), proxy("pruning", 2, 0.5))
+    text = shown(halfway)
+    assert text.startswith("━" * 11)
+    assert "pruning on proxy data: cycle 2 of 4, 64.0% of the weights\n" in text
+    assert len(text.splitlines()) == 1
+    assert "device" not in text
+    assert live.line(proxy("pruning", 2, 0.5)) == ""
+    assert live.line(proxy("scoring", 2, 1.0)) == "scoring on proxy data: size 2 of 4, 64.0% of the weights"
+    begun = live.absorb(halfway, {"event": "round_started", "round": 1, "devices": {"a": 0}})
+    assert "proxy" not in shown(begun)
+    assert "device" in shown(begun)
+
+
+@pytest.mark.parametrize("after", [[], [{"event": "listening", "address": "a:1", "folder": "runs/x"}]])
+def test_who_stops_it_before_the_first_round_is_told_that_the_same_command_goes_on(
+    after: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> None:
+        with live.watching(3) as watch:
+            for event in (proxy("pruning", 2, 0.5), *after):
+                watch(event)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    told = capsys.readouterr().err
+    assert told == (
+        "stopped after round 0; go on with `pleat resume runs/x`\n"
+        if after
+        else "stopped while pruning; the same command goes on from there\n"
+    )
+
+
 def test_a_round_is_one_line_of_a_log() -> None:
     line = live.line({"event": "round", **record(7)})
     assert line == "round 7: accuracy 90.0%, 2.00 s, 2.0 KiB up, 4.0 KiB down (pi 1/2, tower 1)"

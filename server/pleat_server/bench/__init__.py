@@ -17,7 +17,7 @@ from typing import Any
 from pleat.errors import LocalError, UseError
 
 NAMES = ("codec", "aggregate", "plan", "policy", "shrink", "round", "device_memory", "demo")
-LONG = ("methods", "text")  # hours, and with options of their own: not among "all"
+LONG = ("methods", "text", "elf")  # minutes to hours, and with options of their own: not among "all"
 
 
 def measure(name: str, out: Path, options: Mapping[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def run(
     name: Annotated[
         str,
         typer.Argument(
-            help="codec, aggregate, plan, policy, shrink, round, device_memory, demo, methods, text or all."
+            help="codec, aggregate, plan, policy, shrink, round, device_memory, demo, methods, text, elf or all."
         ),
     ] = "all",
     option: Annotated[
@@ -22,7 +22,8 @@ def run(
         typer.Option(
             "--option",
             help="Of methods: setting=s (s, s-macs, s-iid), data=FILE.npz, only=NAME,NAME, seeds=0,1,2, rounds=100, "
-            "jobs=2, part=test; of text all of them but setting, and data=FILE.json.xz. Repeatable.",
+            "jobs=2, part=test; of text all of them but setting, and data=FILE.json.xz; of elf: data, model, rounds, "
+            "devices, splits, seeds. Repeatable.",
             metavar="KEY=VALUE",
         ),
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,7 +62,9 @@ def run(
         return
     lookup_table.show(facts)
     print(f"{out}: {prepare.SCORES}, {prepare.TABLE}, lookup.png, proxy.npz")
-    print(f"use it: pleat serve --recipe {recipe} --model {model} --seed {seed} --proxy {out / 'proxy.npz'}")
+    words = [f"--recipe {recipe} --model {model} --seed {seed} --proxy {shlex.quote(str(out / 'proxy.npz'))}"]
+    words += [f"--cache {shlex.quote(str(cache))}"] * bool(cache) + [f"--set {shlex.quote(w)}" for w in set_ or []]
+    print(f"use it: pleat serve {' '.join(words)}")
 
 
 def _samples(config: RunConfig, source: str, holdout: float, share: float) -> tuple[Shard, int, str]:

@@ -1,0 +1,207 @@
+"""eLF against FedAvg: rounds to FedAvg's accuracy and bytes a round, IID and by Dirichlet(.5), under each fill.
+
+Devices of four equal classes afford 1, 1/2, 1/4 and 1/8 of the dense model's bytes up a round and, under eLF, get what
+the lookup table says; under FedAvg all train the whole model. The same data, cohorts, epochs and rates for all. Proxy
+samples are drawn from the test data first, and nobody is scored on them. The target is the mean accuracy of FedAvg's
+last five scores.
+
+Each finished run is kept in the cache by all that it follows from, so that a benchmark that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pleat.disk import write_atomic
+from pleat.elastic.selection import WHOLE
+from pleat.elastic.size import count
+from pleat.errors import UseError
+from pleat.exchange.report import Budgets
+from pleat.nets.build import spec
+from pleat.nets.trace import model_map
+from pleat.shard import Shard, write
+from pleat_server import app
+from pleat_server.bench.methods import setting as settings
+from pleat_server.config import RunConfig
+from pleat_server.evaluate import use_threads
+from pleat_server.keep.journal import Journal
+from pleat_server.proxy import drawn
+
+CACHE = Path("build/bench/elf")
+VERSION = 1  # counted up where old results no longer are what a run would come to
+CLASSES = (1.0, 0.5, 0.25, 0.125)  # of the dense model's bytes up, device by device in turn
+HEADROOM = 4096  # bytes up beside the weights
+LAST = 5  # scores that are averaged
+PROXY = 0.05
+FILLS: dict[str, dict[str, Any]] = {
+    "zero": {"fill": "zero"},
+    "coverage": {"fill": "update", "exponent": 1.0},
+    "residual": {"fill": "update", "exponent": 0.0},
+}
+KNOWN = {"data": "", "model": "", "rounds": "60", "devices": "40", "splits": "iid,dirichlet:0.5", "seeds": "0"}
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: a data file ("" = digits), a net, a split, and FedAvg ("") or eLF under a fill."""
+
+    data: str
+    model: str
+    split: str
+    devices: int
+    rounds: int
+    seed: int
+    fill: str
+
+    @property
+    def name(self) -> str:
+        return f"eLF, {self.fill} fill" if self.fill else "FedAvg"
+
+
+def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
+    """All runs, from the cache where they were done; prints the table. Options: `data` (an .npz with x_train ... as
+    for methods; the digits without), `model`, `rounds`, `devices`, `splits`, `seeds`. Raises UseError."""
+    odd = sorted(options.keys() - KNOWN.keys())
+    if odd:
+        raise UseError(f"bench elf: unknown option {odd[0]!r}; there are {', '.join(KNOWN)}")
+    said = {**KNOWN, **options}
+    model = said["model"] or ("resnet6" if said["data"] else "mlp")
+    plans = [
+        Plan(said["data"], model, split, int(said["devices"]), int(said["rounds"]), int(seed), fill)
+        for split in said["splits"].split(",")
+        for seed in said["seeds"].split(",")
+        for fill in ("", *FILLS)
+    ]
+    found = [(plan, _cached(plan)) for plan in plans]
+    figures = {"model": model, "data": said["data"] or "digits", "runs": compared(found)}
+    _show(figures)
+    return figures
+
+
+def _cached(plan: Plan) -> Result:
+    data = hashlib.sha256(Path(plan.data).read_bytes()).hexdigest() if plan.data else "digits"
+    what = f"{VERSION} {replace(plan, data=data)!r} {_laid(plan)!r}"
+    path = CACHE / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
+    if not path.is_file():
+        begun = time.process_time()
+        result = _one(plan) | {"cpu_s": time.process_time() - begun}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(result), indent=1))
+        told = f"{plan.name}, {plan.split}, seed {plan.seed}: {result['curve'][-1][1]:.1%}, {result['cpu_s']:.0f} s"
+        print(told, file=sys.stderr, flush=True)
+    known: Result = msgspec.json.decode(path.read_bytes())
+    return known
+
+
+def _laid(plan: Plan) -> dict[str, Any]:
+    """What is laid over the recipe; local training is the same for all."""
+    laid: dict[str, Any] = {
+        "training": {"epochs": 2, "batch": 20, "rate": 0.1, "momentum": 0.0, "clip": 5.0},
+        "server": {"cohort": min(1.0, 10 / plan.devices), "scored": 5 if plan.data else 1},
+        "plan": {"policy": "lookup", "timed": False},
+    }
+    return laid | {"fold": FILLS[plan.fill]} if plan.fill else laid
+
+
+def _one(plan: Plan) -> Result:
+    """Carry one run out, on one thread."""
+    use_threads(1)
+    shared = replace(settings.SETTINGS["s"], split=plan.split, devices=plan.devices, data=plan.data)
+    devices, test = settings.shards(shared, plan.seed)
+    proxy, rest = drawn(test, sum(map(len, devices)), PROXY, plan.seed)
+    rest = Shard(rest.x[:1000], rest.y[:1000])  # every size is scored, several times a run
+    classes = 1 + max(int(s.y.max()) for s in (*devices, test))
+    net = spec(plan.model, test.input_shape, classes)
+    dense = 4 * count(model_map(net), WHOLE) + HEADROOM
+    budgets = [Budgets(upload_bytes=int(dense * CLASSES[i % len(CLASSES)])) for i in range(plan.devices)]
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "proxy.npz", proxy)
+        config = RunConfig(
+            recipe="elf" if plan.fill else "fedavg",
+            model=plan.model,
+            folder=Path(folder) / "run",
+            rounds=plan.rounds,
+            seed=plan.seed,
+            proxy=Path(folder) / "proxy.npz",
+            cache=CACHE,
+            overrides=_laid(plan),
+            input_shape=test.input_shape,
+            classes=classes,
+            carried="simulate",
+        )
+        app.simulate(config, app.virtual_devices(devices, budgets if plan.fill else None), rest)
+        lines = Journal.read(config.folder / "journal.jsonl")
+    return summed_up(lines)
+
+
+def summed_up(lines: Sequence[dict[str, Any]]) -> Result:
+    """Accuracy by round, bytes a round both ways, and the sizes that were trained."""
+    trained = [d["size"] for line in lines for d in line["devices"]]
+    return {
+        "curve": [[line["round"], line["accuracy"]] for line in lines if line.get("accuracy") is not None],
+        "bytes_a_round": statistics.fmean(line["bytes_up"] + line["bytes_down"] for line in lines),
+        "sizes": {size: trained.count(size) / len(trained) for size in dict.fromkeys(trained)},
+    }
+
+
+def compared(found: Sequence[tuple[Plan, Result]]) -> list[Result]:
+    """Each run beside FedAvg of the same split and seed: its rounds to FedAvg's final accuracy (None: never), and its
+    bytes a round as a share of FedAvg's."""
+    out = []
+    for plan, result in found:
+        beside = next(r for p, r in found if (p.split, p.seed, p.fill) == (plan.split, plan.seed, ""))
+        final, target = _final(result), _final(beside)
+        reached = next((number for number, accuracy in result["curve"] if accuracy >= target), None)
+        out.append(
+            {
+                "method": plan.name,
+                "split": plan.split,
+                "seed": plan.seed,
+                "accuracy": final,
+                "target": target,
+                "rounds_to_target": reached,
+                "bytes_a_round": result["bytes_a_round"],
+                "fewer_bytes_a_round": beside["bytes_a_round"] / result["bytes_a_round"],
+                "sizes": result["sizes"],
+                "cpu_s": result["cpu_s"],
+            }
+        )
+    return out
+
+
+def _final(result: Result) -> float:
+    return statistics.fmean(accuracy for _, accuracy in result["curve"][-LAST:])
+
+
+def _show(figures: Mapping[str, Any]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    table = Table(box=box.SIMPLE_HEAD, title=f"{figures['model']} on {figures['data']}", title_justify="left")
+    for heading in ("split", "method", "accuracy %", "rounds to FedAvg's", "KiB a round", "fewer x", "CPU s"):
+        table.add_column(heading, justify="left" if heading in ("split", "method") else "right")
+    for one in figures["runs"]:
+        table.add_row(
+            one["split"],
+            one["method"],
+            f"{100 * one['accuracy']:.1f}",
+            "never" if one["rounds_to_target"] is None else str(one["rounds_to_target"]),
+            f"{one['bytes_a_round'] / 1024:.0f}",
+            f"{one['fewer_bytes_a_round']:.2f}",
+            f"{one['cpu_s']:.0f}",
+        )
+    console.print(table)

@@ -1,0 +1,53 @@
+"""What `pleat bench elf` makes of its runs, by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pleat.errors import UseError
+from pleat_server.bench.elf import Plan, compared, run, summed_up
+
+
+def plan(fill: str, seed: int = 0) -> Plan:
+    return Plan("", "mlp", "iid", 8, 6, seed, fill)
+
+
+def result(*accuracies: float, nbytes: float) -> dict[str, Any]:
+    curve = [[number, accuracy] for number, accuracy in enumerate(accuracies, 1)]
+    return {"curve": curve, "bytes_a_round": nbytes, "sizes": {}, "cpu_s": 1.0}
+
+
+def test_each_run_stands_beside_fedavg_of_its_own_split_and_seed() -> None:
+    """The target is the mean of FedAvg's last five scores: .62 at seed 0, .2 at seed 1."""
+    found = [
+        (plan(""), result(0.1, 0.5, 0.6, 0.7, 0.6, 0.7, nbytes=100)),
+        (plan("zero"), result(0.1, 0.3, 0.63, 0.5, 0.5, 0.5, nbytes=40)),
+        (plan("residual"), result(0.1, 0.2, 0.2, 0.2, 0.2, 0.2, nbytes=40)),
+        (plan("", 1), result(0.2, 0.2, 0.2, 0.2, 0.2, nbytes=10)),
+        (plan("zero", 1), result(0.1, 0.1, 0.1, 0.1, 0.3, nbytes=20)),
+    ]
+    table = compared(found)
+    assert [one["method"] for one in table[:3]] == ["FedAvg", "eLF, zero fill", "eLF, residual fill"]
+    assert [one["rounds_to_target"] for one in table] == [4, 3, None, 1, 5]
+    assert [one["fewer_bytes_a_round"] for one in table] == [1.0, 2.5, 2.5, 1.0, 0.5]
+    assert table[1]["accuracy"] == pytest.approx((0.3 + 0.63 + 1.5) / 5)
+
+
+def test_a_run_is_summed_up_from_its_journal() -> None:
+    device = {"size": "1"}
+    lines = [
+        {"round": 1, "bytes_up": 3, "bytes_down": 5, "devices": [device, {"size": "density 0.5"}]},
+        {"round": 2, "bytes_up": 1, "bytes_down": 1, "devices": [device, device], "accuracy": 0.5},
+    ]
+    assert summed_up(lines) == {
+        "curve": [[2, 0.5]],
+        "bytes_a_round": 5.0,
+        "sizes": {"1": 0.75, "density 0.5": 0.25},
+    }
+
+
+def test_an_unknown_option_is_refused_with_those_there_are(tmp_path: Any) -> None:
+    with pytest.raises(UseError, match="unknown option 'fills'; there are data, model, rounds"):
+        run({"fills": "zero"}, tmp_path)
