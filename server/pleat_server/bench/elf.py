@@ -3,7 +3,7 @@
 Devices of four equal classes afford 1, 1/2, 1/4 and 1/8 of the dense model's bytes up a round and, under eLF, get what
 the lookup table says; under FedAvg all train the whole model. The same data, cohorts, epochs and rates for all. Proxy
 samples are drawn from the test data first, and nobody is scored on them. The target is the mean accuracy of FedAvg's
-last five scores.
+last three scores.
 
 Each finished run is kept in the cache by all that it follows from, so that a benchmark that was stopped goes on.
 """
@@ -44,7 +44,7 @@ CACHE = Path("build/bench/elf")
 VERSION = 1  # counted up where old results no longer are what a run would come to
 CLASSES = (1.0, 0.5, 0.25, 0.125)  # of the dense model's bytes up, device by device in turn
 HEADROOM = 4096  # bytes up beside the weights
-LAST = 5  # scores that are averaged
+LAST = 3  # scores that are averaged
 PROXY = 0.05
 FILLS: dict[str, dict[str, Any]] = {
     "zero": {"fill": "zero"},
@@ -111,7 +111,7 @@ def _laid(plan: Plan) -> dict[str, Any]:
     """What is laid over the recipe; local training is the same for all."""
     laid: dict[str, Any] = {
         "training": {"epochs": 2, "batch": 20, "rate": 0.1, "momentum": 0.0, "clip": 5.0},
-        "server": {"cohort": min(1.0, 10 / plan.devices), "scored": 5 if plan.data else 1},
+        "server": {"cohort": min(1.0, 10 / plan.devices), "scored": max(1, plan.rounds // 10) if plan.data else 1},
         "plan": {"policy": "lookup", "timed": False},
     }
     return laid | {"fold": FILLS[plan.fill]} if plan.fill else laid
@@ -165,7 +165,7 @@ def compared(found: Sequence[tuple[Plan, Result]]) -> list[Result]:
     for plan, result in found:
         beside = next(r for p, r in found if (p.split, p.seed, p.fill) == (plan.split, plan.seed, ""))
         final, target = _final(result), _final(beside)
-        reached = next((number for number, accuracy in result["curve"] if accuracy >= target), None)
+        reached = next((number for number, accuracy in result["curve"] if accuracy >= target - 1e-9), None)
         out.append(
             {
                 "method": plan.name,
