@@ -138,6 +138,19 @@ def test_proxy_samples_of_the_server_s_own_are_not_scored_on(tmp_path: Path) -> 
     assert prepare.prepare(run, plain, (1, 8, 8), 10, TEST, samples) is TEST
 
 
+def test_under_flower_the_strategy_prunes_on_a_part_of_its_own_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pleat_server.strategy import ElasticStrategy
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, laid = tmp_path / "run", {**SHORT, **LADDER}
+    made = ElasticStrategy("elf", "mlp", input_shape=(1, 8, 8), classes=10, folder=folder, overrides=laid, test=TEST)
+    assert all(row.worth is not None for row in made.setup.rows)
+    facts = prepare.facts_in(folder)
+    assert facts["trained_on"] + facts["scored_on"] == 40  # nobody knows the devices: four of each class
+
+
 def test_the_mask_of_a_size_travels_once(tmp_path: Path) -> None:
     laid = {**LADDER, "holds": {"depths": [1.0], "densities": [0.25]}}
     run = replace(config(tmp_path / "run", 3), overrides={**FAST, **SHORT, **laid})

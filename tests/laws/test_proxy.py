@@ -121,6 +121,20 @@ def test_what_the_result_depends_on_changes_the_digest(name: str) -> None:
     assert job(**OTHERS[name]).digest != job().digest
 
 
+def test_pruning_looks_at_no_sample_that_is_held_out_to_score_on(tmp_path: Path) -> None:
+    """Another held-out sample: the same weights go. Another training sample: others do."""
+    one, changed = job().proxy, dict[str, Shard]()
+    parts = proxy.parted(one)
+    for kind, some in (("held", parts.held), ("train", parts.train)):
+        at = next(i for i in range(len(one)) if np.array_equal(one.x[i], some.x[0]))
+        x = one.x.copy()
+        x[at] = 1 - x[at]
+        changed[kind] = Shard(x, one.y)
+    first = bits(prune(job(), tmp_path))
+    assert bits(prune(job(proxy=changed["held"]), tmp_path)) == first
+    assert bits(prune(job(proxy=changed["train"]), tmp_path)) != first
+
+
 def test_what_the_pruning_does_not_depend_on_leaves_the_digest_alone() -> None:
     assert job(work=Work(momentum=0.0, epochs=7), settings=replace_proxy(tune=9, share=0.5)).digest == job().digest
 
