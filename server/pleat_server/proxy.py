@@ -52,6 +52,12 @@ def check(proxy: Shard, input_shape: tuple[int, ...], classes: int, known: int, 
     """Raises UseError unless the samples fit the net, LEAST of every class are there, and they are no larger a share of
     the `known` training samples (0: nobody knows) than `share`. `where`: where they come from."""
     check_fits(proxy, input_shape, classes, where)
+    most = int(share * known)
+    if known and most < LEAST * classes:
+        raise UseError(
+            f"{where}: {share:.0%} of the {known} training samples known are {most}, too few for {LEAST} of each of "
+            f"{classes} classes; write --set proxy.share={_share(LEAST * classes, known)}"
+        )
     counts = np.bincount(proxy.y, minlength=classes)
     few = np.flatnonzero(counts < LEAST)
     if few.size:
@@ -60,13 +66,17 @@ def check(proxy: Shard, input_shape: tuple[int, ...], classes: int, known: int, 
             f"{where}: {len(proxy)} proxy samples have fewer than {LEAST} of class {found}; pruning would forget it. "
             f"Add samples of it, or {FILE_HINT} that has {LEAST} or more of each of the {classes} classes"
         )
-    most = int(share * known)
     if known and len(proxy) > most:
         raise UseError(
             f"{where}: {len(proxy)} proxy samples are {len(proxy) / known:.1%} of the {known} training samples known, "
             f"at most {share:.0%} may be; leave {len(proxy) - most} out, or write "
-            f"--set proxy.share={np.ceil(1000 * len(proxy) / known) / 1000:g}"
+            f"--set proxy.share={_share(len(proxy), known)}"
         )
+
+
+def _share(samples: int, known: int) -> str:
+    """The share that so many samples are, rounded up, so that it allows for them."""
+    return f"{np.ceil(1000 * samples / known) / 1000:g}"
 
 
 def _by_turns(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

@@ -238,6 +238,14 @@ def test_more_than_a_twentieth_of_the_known_training_samples_is_refused_with_the
     proxy.check(TEST, (1, 8, 8), 10, 0, 0.05, "proxy.npz")  # nobody knows: no complaint
 
 
+def test_a_share_of_too_few_training_samples_for_every_class_is_told_with_the_share_that_does() -> None:
+    told = complaint(proxy.drawn(TEST, 300, 0.05, 0)[0], known=300)
+    assert "5% of the 300 training samples known are 15, too few for 2 of each of 10 classes" in told
+    assert told.endswith("write --set proxy.share=0.067")
+    samples, _ = proxy.drawn(TEST, 300, 0.067, 0)
+    proxy.check(samples, (1, 8, 8), 10, 300, 0.067, "proxy.npz")
+
+
 def test_samples_that_do_not_fit_the_net_are_refused() -> None:
     assert "samples have shape (64,)" in complaint(Shard(TEST.x.reshape(-1, 64), TEST.y))
     assert "labels go up to 9, the model has classes 0 to 7" in complaint(TEST, classes=8)
