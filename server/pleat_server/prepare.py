@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from safetensors import SafetensorError
-from safetensors.numpy import load as from_safetensors
-from safetensors.numpy import save as to_safetensors
 
 from pleat import shard as shards
+from pleat import tensorfile
 from pleat.disk import write_together
 from pleat.elastic.choosers import Rung
 from pleat.elastic.importance import IMP
-from pleat.errors import LocalError, UseError
+from pleat.errors import LocalError, PleatError, UseError
 from pleat.nets.build import spec
 from pleat.nets.trace import model_map
 from pleat.params import Params
@@ -109,7 +107,7 @@ def pruned(
 def keep(folder: Path, scores: Params, facts: Mapping[str, Any]) -> None:
     """Write both into `folder`; the table, last, says that they are whole."""
     table = msgspec.json.format(msgspec.json.encode(facts), indent=2)
-    write_together([(folder / SCORES, to_safetensors(dict(scores))), (folder / TABLE, table)])
+    write_together([(folder / SCORES, tensorfile.pieces(scores)), (folder / TABLE, table)])
 
 
 def read(folder: Path) -> tuple[dict[str, Params], list[Line]]:
@@ -118,9 +116,9 @@ def read(folder: Path) -> tuple[dict[str, Params], list[Line]]:
     if not (folder / TABLE).exists():
         return {}, []
     try:
-        scores: Params = from_safetensors((folder / SCORES).read_bytes())
-        return {IMP: dict(sorted(scores.items()))}, facts_in(folder)["rows"]
-    except (OSError, SafetensorError, msgspec.DecodeError, KeyError) as error:
+        scores: Params = tensorfile.load(folder / SCORES)[0]
+        return {IMP: scores}, facts_in(folder)["rows"]
+    except (OSError, PleatError, msgspec.DecodeError, KeyError) as error:
         raise LocalError(
             f"{folder}: {SCORES} or {TABLE} cannot be read ({error}); both can be made again: remove them and go on "
             "with the run, or type `pleat prune`"

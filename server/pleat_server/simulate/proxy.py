@@ -22,7 +22,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load as from_safetensors
-from safetensors.numpy import save as to_safetensors
 
 from pleat.disk import make_folder, read_versioned, set_aside, write_atomic, write_versioned
 from pleat.elastic.pruning import Pruning, advance, begin, scores
@@ -34,6 +33,7 @@ from pleat.nets.build import initial
 from pleat.params import Params
 from pleat.recipes.recipe import Proxy
 from pleat.shard import Shard
+from pleat.tensorfile import pieces
 from pleat_client.batches import steps_an_epoch
 from pleat_client.trainer import Tick, score, train
 from pleat_server.plan.catalogue import Worth
@@ -163,7 +163,7 @@ def _packed(state: Pruning) -> bytes:
     flat = {
         f"{group}/{name}": np.ascontiguousarray(a) for group, arrays in groups.items() for name, a in arrays.items()
     }
-    return to_safetensors({**flat, "cycle": np.array([state.cycle], np.int64)})
+    return b"".join(pieces({**flat, "cycle": np.array([state.cycle], np.int64)}))
 
 
 def _restored(path: Path, job: Job, watch: Watch) -> Pruning | None:
