@@ -29,10 +29,21 @@ def test_each_run_stands_beside_fedavg_of_its_own_split_and_seed() -> None:
         (plan("zero", 1), result(0.1, 0.1, 0.1, 0.1, 0.3, nbytes=20)),
     ]
     table = compared(found)
-    assert [one["method"] for one in table[:3]] == ["FedAvg", "eLF, zero fill", "eLF, residual fill"]
+    assert [one["method"] for one in table[:3]] == ["fedavg", "eLF, zero fill", "eLF, residual fill"]
     assert [one["rounds_to_target"] for one in table] == [4, 3, None, 1, 5]
     assert [one["fewer_bytes_a_round"] for one in table] == [1.0, 2.5, 2.5, 1.0, 0.5]
+    # 6 rounds of 40 bytes: FedAvg had moved 240 after two of its own; 5 of 20: after all five
+    assert [one["fedavg_at_these_bytes"] for one in table] == [0.7, 0.5, 0.5, 0.2, 0.2]
+    assert compared([found[0], (plan("zero"), result(0.1, nbytes=40))])[1]["fedavg_at_these_bytes"] is None
     assert table[1]["accuracy"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("fill", "recipe", "name"),
+    [("", "fedavg", "fedavg"), ("drop-weak", "drop-weak", "drop-weak"), ("zero", "elf", "eLF, zero fill")],
+)
+def test_a_plan_names_its_recipe(fill: str, recipe: str, name: str) -> None:
+    assert (plan(fill).recipe, plan(fill).name) == (recipe, name)
 
 
 def test_a_run_is_summed_up_from_its_journal() -> None:

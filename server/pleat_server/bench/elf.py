@@ -1,9 +1,9 @@
 """eLF against FedAvg: rounds to FedAvg's accuracy and bytes a round, IID and by Dirichlet(.5), under each fill.
 
 Devices of four equal classes afford 1, 1/2, 1/4 and 1/8 of the dense model's bytes up a round and, under eLF, get what
-the lookup table says; under FedAvg all train the whole model. The same data, cohorts, epochs and rates for all. Proxy
-samples are drawn from the test data first, and nobody is scored on them. The target is the mean accuracy of FedAvg's
-last three scores.
+the lookup table says; under FedAvg all train the whole model, budgets or not, and under drop-weak those alone that
+afford it. The same data, cohorts, epochs and rates for all. Proxy samples are drawn from the test data first, and
+nobody is scored on them. The target is the mean accuracy of FedAvg's last three scores.
 
 Each finished run is kept in the cache by all that it follows from, so that a benchmark that was stopped goes on.
 """
@@ -52,12 +52,17 @@ FILLS: dict[str, dict[str, Any]] = {
     "residual": {"fill": "update", "exponent": 0.0},
 }
 KNOWN = {"data": "", "model": "", "rounds": "60", "devices": "40", "splits": "iid,dirichlet:0.5", "seeds": "0"}
+HEADINGS = (
+    "split", "method", "accuracy %", "rounds to FedAvg's", "KiB a round", "fewer x", "FedAvg at these bytes %", "CPU s",
+)  # fmt: skip
+DROP_WEAK = "drop-weak"
+METHODS = ("", DROP_WEAK, *FILLS)
 Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One run: a data file ("" = digits), a net, a split, and FedAvg ("") or eLF under a fill."""
+    """One run: a data file ("" = digits), a net, a split, and FedAvg (""), drop-weak or eLF under a fill."""
 
     data: str
     model: str
@@ -69,7 +74,11 @@ class Plan:
 
     @property
     def name(self) -> str:
-        return f"eLF, {self.fill} fill" if self.fill else "FedAvg"
+        return f"eLF, {self.fill} fill" if self.fill in FILLS else self.recipe
+
+    @property
+    def recipe(self) -> str:
+        return "elf" if self.fill in FILLS else self.fill or "fedavg"
 
 
 def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
@@ -84,7 +93,7 @@ def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
         Plan(said["data"], model, split, int(said["devices"]), int(said["rounds"]), int(seed), fill)
         for split in said["splits"].split(",")
         for seed in said["seeds"].split(",")
-        for fill in ("", *FILLS)
+        for fill in METHODS
     ]
     found = [(plan, _cached(plan)) for plan in plans]
     figures = {"model": model, "data": said["data"] or "digits", "runs": compared(found)}
@@ -114,7 +123,7 @@ def _laid(plan: Plan) -> dict[str, Any]:
         "server": {"cohort": min(1.0, 10 / plan.devices), "scored": max(1, plan.rounds // 10) if plan.data else 1},
         "plan": {"policy": "lookup", "timed": False},
     }
-    return laid | {"fold": FILLS[plan.fill]} if plan.fill else laid
+    return laid | {"fold": FILLS[plan.fill]} if plan.fill in FILLS else laid
 
 
 def _one(plan: Plan) -> Result:
@@ -131,7 +140,7 @@ def _one(plan: Plan) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / "proxy.npz", proxy)
         config = RunConfig(
-            recipe="elf" if plan.fill else "fedavg",
+            recipe=plan.recipe,
             model=plan.model,
             folder=Path(folder) / "run",
             rounds=plan.rounds,
@@ -159,8 +168,8 @@ def summed_up(lines: Sequence[dict[str, Any]]) -> Result:
 
 
 def compared(found: Sequence[tuple[Plan, Result]]) -> list[Result]:
-    """Each run beside FedAvg of the same split and seed: its rounds to FedAvg's final accuracy (None: never), and its
-    bytes a round as a share of FedAvg's."""
+    """Each run beside FedAvg of the same split and seed: its rounds to FedAvg's final accuracy (None: never), how many
+    times fewer bytes a round it moves, and where FedAvg stood when it had moved as many bytes as this run in all."""
     out = []
     for plan, result in found:
         beside = next(r for p, r in found if (p.split, p.seed, p.fill) == (plan.split, plan.seed, ""))
@@ -176,11 +185,18 @@ def compared(found: Sequence[tuple[Plan, Result]]) -> list[Result]:
                 "rounds_to_target": reached,
                 "bytes_a_round": result["bytes_a_round"],
                 "fewer_bytes_a_round": beside["bytes_a_round"] / result["bytes_a_round"],
+                "fedavg_at_these_bytes": _at(beside, result["curve"][-1][0] * result["bytes_a_round"]),
                 "sizes": result["sizes"],
                 "cpu_s": result["cpu_s"],
             }
         )
     return out
+
+
+def _at(result: Result, nbytes: float) -> float | None:
+    """The last accuracy that was scored before so many bytes had moved; None where none was."""
+    known = [accuracy for number, accuracy in result["curve"] if number * result["bytes_a_round"] <= nbytes + 0.5]
+    return known[-1] if known else None
 
 
 def _final(result: Result) -> float:
@@ -192,7 +208,7 @@ def _show(figures: Mapping[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(width=140)
     table = Table(box=box.SIMPLE_HEAD, title=f"{figures['model']} on {figures['data']}", title_justify="left")
-    for heading in ("split", "method", "accuracy %", "rounds to FedAvg's", "KiB a round", "fewer x", "CPU s"):
+    for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading in ("split", "method") else "right")
     for one in figures["runs"]:
         table.add_row(
@@ -202,6 +218,7 @@ def _show(figures: Mapping[str, Any]) -> None:
             "never" if one["rounds_to_target"] is None else str(one["rounds_to_target"]),
             f"{one['bytes_a_round'] / 1024:.0f}",
             f"{one['fewer_bytes_a_round']:.2f}",
+            "-" if one["fedavg_at_these_bytes"] is None else f"{100 * one['fedavg_at_these_bytes']:.1f}",
             f"{one['cpu_s']:.0f}",
         )
     console.print(table)
