@@ -152,7 +152,10 @@ def _one(plan: Plan) -> Result:
             classes=classes,
             carried="simulate",
         )
-        app.simulate(config, app.virtual_devices(devices, budgets if plan.fill else None), rest)
+        virtual = app.virtual_devices(devices, budgets if plan.fill else None)
+        if plan.fill == DROP_WEAK:  # the others would stay idle; a cohort drawn of them alone would be waited for
+            virtual = virtual[:: len(CLASSES)]
+        app.simulate(config, virtual, rest)
         lines = Journal.read(config.folder / "journal.jsonl")
     return summed_up(lines)
 
