@@ -1,8 +1,9 @@
 """lookup: the best row that fits, from a static table, as eLF reads its budgets; it learns nothing.
 
 Where rows were scored on proxy samples, the best is the most accurate. Rows that so few samples cannot tell from it,
-within one standard error, count as equal: of them the one of the lowest loss is taken. Otherwise the best is the
-largest, by MACs, then keep, then bits.
+within one standard error, count as equal: of them the largest is taken, as where no row was scored; by MACs, then
+parameters, keep and bits. (Of equal rows the one of the lowest loss, tried instead, gave devices of any budget small
+sizes.)
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ def by_size(rows: tuple[Row, ...]) -> list[int]:
     return sorted(range(len(rows)), key=lambda r: (-rows[r].macs, -rows[r].params, -rows[r].keep, -rows[r].bits, r))
 
 
-def most_accurate(worths: list[Worth], feasible: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """[device] from [device, row]: the place of the row to take, where any is feasible; of equal ones the first."""
-    accuracy, loss, n = np.array([w.accuracy for w in worths]), np.array([w.loss for w in worths]), worths[0].samples
+def alike(worths: list[Worth], feasible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[device, row]: the feasible rows that cannot be told from the device's most accurate one."""
+    accuracy, n = np.array([w.accuracy for w in worths]), worths[0].samples
     top = np.where(feasible, accuracy, 0.0).max(axis=1, keepdims=True)
     share = (top * n + 1) / (n + 2)  # smoothed: that all of a few samples are right is not certain either
-    error = np.sqrt(share * (1 - share) / n)
-    out: NDArray[np.int64] = np.argmin(np.where(feasible & (accuracy >= top - error), loss, np.inf), axis=1)
+    out: NDArray[np.bool_] = feasible & (accuracy >= top - np.sqrt(share * (1 - share) / n))
     return out
 
 
@@ -44,9 +44,11 @@ class Lookup:
 
     def choose(self, state: State, situation: Situation) -> Choice:
         order = by_size(situation.rows)
-        feasible, worths = situation.feasible[:, order], [situation.rows[r].worth for r in order]
+        good, worths = situation.feasible[:, order], [situation.rows[r].worth for r in order]
         scored = [w for w in worths if w is not None]
-        best = most_accurate(scored, feasible) if len(scored) == len(worths) else np.argmax(feasible, axis=1)
+        if len(scored) == len(worths):
+            good = alike(scored, good)
+        best = np.argmax(good, axis=1)
         some = np.asarray(situation.feasible.any(axis=1))
         plan = {d: order[best[i]] for i, d in enumerate(situation.devices) if some[i]}
         return plan, state, {"policy": "lookup"}
