@@ -360,7 +360,7 @@ def test_every_importance_ranks_entries_from_the_round_on_in_which_it_is_known(t
     assert all(m.mean() == pytest.approx(0.3, abs=0.001) for m in masks.values())
     assert np.array_equal(masks["gradient"], masks["square"])  # one order of the same squares
     distinct = {m.tobytes() for k, m in masks.items() if k != "gradient"}
-    assert len(distinct) == 4
+    assert len(distinct) == 5
 
 
 def test_a_run_may_be_scored_every_few_rounds_and_always_at_its_end(tmp_path: Path) -> None:
