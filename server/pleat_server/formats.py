@@ -92,7 +92,7 @@ def _results(value: Any) -> Iterator[Any]:
     if isinstance(value, tuple | list):
         for part in value:
             yield from _results(part)
-    else:
+    elif value is not None:  # an exit that is not there
         yield value
 
 

@@ -74,7 +74,7 @@ def test_eval_scores_every_size_as_the_round_did(recipe: str, tmp_path: Path) ->
     ran = simulate(tmp_path / "run", recipe, **SCORED[recipe])
     write(tmp_path / "test.npz", digit_shards(3)[1])
     sizes = ran.lines[-1]["accuracy_by_size"]
-    found = {w: score_run(tmp_path / "run", tmp_path / "test.npz", float(w))["accuracy"] for w in sizes}
+    found = {w: score_run(tmp_path / "run", tmp_path / "test.npz", float(w.split()[-1]))["accuracy"] for w in sizes}
     assert found == sizes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,26 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proce
     started = Processes(tmp_path)
     yield started
     started.stop()
+
+
+def test_a_device_without_the_nets_file_says_so_and_the_others_go_on(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, run = f"127.0.0.1:{free_port()}", processes.folder / "run"
+    words = ["--model", NET, "--recipe", "heterofl", "--rounds", "2", "--data", "test.npz", "--folder", "run"]
+    server = processes.server("serve", *words, "--least", "2", "--listen", address)
+    until(lambda: "listening on" in processes.log("server"), "the server to listen")
+    processes.device("ada", address, processes.folder / "ada.npz")
+    paths = os.environ["PYTHONPATH"].split(":")
+    monkeypatch.setenv("PYTHONPATH", ":".join(p for p in paths if p != str(TESTS)))
+    processes.device("bob", address, processes.folder / "bob.npz")
+    assert server.wait(timeout=120) == 0, processes.log("server")
+    for line in rounds_in(run):
+        ada, bob = line["devices"]
+        assert (ada["outcome"], bob["outcome"]) == ("done", "failed")
+        assert bob["reason"].startswith(f"net {NET}: cannot be imported here: ModuleNotFoundError")
+        assert bob["reason"].endswith("install it, or put the folder it is in into PYTHONPATH")
+    assert len(rounds_in(run)) == 2
 
 
 def test_a_net_of_ones_own_is_served_to_real_devices_and_resumed(processes: Processes) -> None:

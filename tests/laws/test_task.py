@@ -228,6 +228,14 @@ def test_a_net_that_is_another_one_here_is_refused_by_digest() -> None:
     assert "0101010101010101" in told
 
 
+def test_a_net_that_is_not_on_the_device_is_told_with_what_to_do() -> None:
+    said = refusal(order(net=replace(NET, factory="not.here:build")))
+    assert said == (
+        "failed: net not.here:build: cannot be imported here: ModuleNotFoundError: No module named 'not'; "
+        "install it, or put the folder it is in into PYTHONPATH"
+    )
+
+
 def test_a_shard_unlike_the_model_is_told() -> None:
     assert "samples have shape (2, 2)" in refusal(order(), Shard(np.zeros((4, 2, 2), np.float32), SHARD.y[:4]))
     assert "labels go up to 9" in refusal(order(), Shard(SHARD.x, SHARD.y + 9 - SHARD.y.max()))

@@ -99,7 +99,8 @@ def _look_at(factory: str, arguments: tuple[tuple[str, Scalar], ...]) -> Look:
     try:
         return look(skeleton(factory, net.arguments), input_shape_of(net), classes_of(net))
     except UseError as error:
-        raise UseError(f"{factory} with {net.arguments}: {error}") from error
+        named = str(error).startswith(f"net {factory}")
+        raise UseError(str(error) if named else f"{factory} with {net.arguments}: {error}") from error
 
 
 def _tensors(seen: Walk, blocks: tuple[Unit, ...]) -> tuple[TensorSpec, ...]:
