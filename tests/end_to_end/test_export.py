@@ -120,6 +120,17 @@ def test_a_safetensors_file_is_the_submodels_own_tensors_and_makes_the_same_net(
     assert sum(p.numel() for p in load_exported(run / "model.safetensors").parameters()) == facts["of_parameters"]
 
 
+@pytest.mark.parametrize("name", ["safetensors", "torch-export"])
+def test_a_submodel_with_exits_is_exported_with_those_it_has(name: str, tmp_path: Path) -> None:
+    exits = {"holds": {"exits": 3, "widths": [1.0, 0.66, 0.33]}, "rule": {"chooser": "depth-prefix"}}
+    simulate(tmp_path / "run", "fedavg", 1, model="resnet6", **exits, objective={"name": "exits"})
+    facts = exporting.export(tmp_path / "run", 0.66, (1, 1, 1), name, None, None)
+    assert facts["depth"] == [1, 1, 0]  # the deepest exit and its stage are not of this size
+    assert facts["difference"] < 1e-5
+    if name == "safetensors":
+        assert len(load_exported(facts["file"])(torch.zeros(2, 1, 8, 8))) == 2
+
+
 ALONE = """
 import json, sys
 import numpy as np

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pleat.elastic import size
 from pleat.elastic.choosers import CHOOSERS, Draw, Rung, choose, composed
+from pleat.elastic.choosers.depth import stages
 from pleat.elastic.fold import Fold
 from pleat.elastic.selection import WHOLE, Selection, compose, coverage, extract, held, make, within
 from pleat.errors import UseError
@@ -37,6 +38,12 @@ NETS: dict[str, NetSpec] = {
 }
 SHAPES = {n: tuple(map(int, str(net.arguments["input_shape"]).split("x"))) for n, net in NETS.items()}
 EVERY = pytest.mark.parametrize("name", NETS)
+
+
+def test_stages_are_those_of_the_net_without_exits() -> None:
+    for name, exits in (("resnet6", 3), ("resnet18", 4)):
+        plain = stages(model_map(spec(name, (1, 8, 8), 3, width=8)))
+        assert stages(model_map(spec(name, (1, 8, 8), 3, exits=exits, width=8))) == plain
 
 
 def made(name: str) -> tuple[nn.Module, ModelMap, Tensor]:

@@ -71,9 +71,8 @@ def by_stage(model: ModelMap, kept: Sequence[int]) -> Selection:
 def _blocks(model: ModelMap) -> list[str]:
     """Units, and the blocks with channels of their own that are none (they widen in a way that cannot be passed by), in
     the order in which they run: that of their numbers, where units agree with it."""
-    every = ({g.unit for g in model.groups if g.unit} | set(model.units)).difference(model.exits)
-    ordered = sorted(every, key=_numbered)
-    own = [unit for unit in model.units if unit not in model.exits]
+    every = ({g.unit for g in model.groups if g.unit} | model.spare).difference(model.exits)
+    ordered, own = sorted(every, key=_numbered), [unit for unit in model.units if unit in every]
     return ordered if [b for b in ordered if b in own] == own else own
 
 
