@@ -58,7 +58,7 @@ NEUTRAL: dict[str, tuple[dict[str, Any], float]] = {
     "sub-fedavg": ({"rule": {"settings": {"prune": 0.0}}}, 0.0),
     "lotteryfl": ({"rule": {"settings": {"target": 1.0}}}, 0.0),
     "federated-dropout": ({"holds": {"widths": [1.0]}}, 0.0),
-    "inclusivefl": ({"holds": {"exits": 0, "depths": [1.0]}, "fold": {"momentum": 0.0}}, 0.0),
+    "inclusivefl": ({**ONE_EXIT, "fold": {"momentum": 0.0}}, 0.0),
     "elf": ({"holds": {"depths": [1.0], "densities": [1.0]}}, 0.0),
     "fedmp-prune": ({"holds": {"widths": [1.0]}}, 0.0),
     "prunefl": ({"holds": {"widths": [1.0]}}, 0.0),
@@ -91,6 +91,7 @@ BY_BUDGET = {"fedavg", "all-large", "drop-weak"}
 # a setting at which the difference shows in two rounds with every device at the same size
 TELLING: dict[str, dict[str, Any]] = {
     "fjord": {"holds": {"widths": [1.0, 0.5]}},
+    "inclusivefl": {"holds": {"depths": [0.5]}},
     "heterofl": {"holds": {"widths": [0.5]}},
     "fedrolex": {"holds": {"widths": [0.5]}},
     "elf": {"holds": {"depths": [0.67], "densities": [0.33]}},
@@ -101,7 +102,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "lotteryfl": {"rule": {"settings": {"least": 0.0}}},
 }
 # recipe -> what FedAvg needs to train the same net
-SAME_NET: dict[str, dict[str, Any]] = {"depthfl": {"holds": {"exits": 2}}, "scalefl": {"holds": {"exits": 2}}}
+SAME_NET: dict[str, dict[str, Any]] = dict.fromkeys(("depthfl", "scalefl", "inclusivefl"), {"holds": {"exits": 2}})
 UNSCORED = {"local"}  # the server has no model of anybody's
 
 

@@ -116,8 +116,7 @@ def ladder(setting: Setting, recipe: Recipe, model: ModelMap, params: Params) ->
     """
     draw, places = Draw(0, 1, "", params), list[float]()
     measure: Callable[[ModelMap, Selection], int] = size.count if setting.measure == "parameters" else size.macs
-    steps = range(1, STEPS + 1)
-    cost = {k: measure(model, chosen(recipe.rule, model, _rung(recipe, k / STEPS), draw)) for k in steps}
+    cost = {k: measure(model, chosen(recipe.rule, model, _rung(recipe, k / STEPS), draw)) for k in range(1, STEPS + 1)}
     for budget in setting.budgets:
         fitting = [k for k, c in cost.items() if c <= budget * cost[STEPS] * (1 + 1e-9)] or [1]
         place = max(fitting) / STEPS

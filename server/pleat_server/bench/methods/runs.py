@@ -15,11 +15,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from pleat.disk import write_atomic
 from pleat.exchange.report import Budgets
@@ -27,6 +28,7 @@ from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
 from pleat.recipes import load as recipes
 from pleat.recipes.recipe import Recipe
+from pleat.shard import Shard
 from pleat_server import app
 from pleat_server.bench.methods.contenders import Contender, overrides
 from pleat_server.bench.methods.setting import Setting, digest
@@ -114,15 +116,23 @@ def one(setting: Setting, contender: Contender, seed: int) -> Result:
         out = [contender.level is not None and setting.class_of(d) > contender.level for d in range(setting.devices)]
         budgets = [NOTHING if away else Budgets() for away in out]
         own = bool(recipe.personal.tensors)
-        virtual = app.virtual_devices(devices, budgets, HOLDOUT if own and not setting.everywhere else 0.0, seed)
-        if own and setting.everywhere:
-            virtual = [replace(device, holdout=test) for device in virtual]
+        virtual = app.virtual_devices(devices, budgets, HOLDOUT if own and not setting.common else 0.0, seed)
+        if own and setting.common:
+            for device, part in zip(virtual, _drawn(test, setting.common, seed, len(virtual)), strict=True):
+                device.holdout = part
         begun = time.process_time()
         app.simulate(config, virtual, test)
         cpu_s = time.process_time() - begun
         lines = Journal.read(config.folder / "journal.jsonl")
     setup = app.set_up(config, recipe, config.input_shape, config.classes)
     return summed_up(setting, setup, lines) | {"seed": seed, "cpu_s": cpu_s}
+
+
+def _drawn(test: Shard, count: int, seed: int, devices: int) -> list[Shard]:
+    """For each device `count` of the test samples."""
+    rng = np.random.default_rng([seed, 11])
+    rows = [np.sort(rng.permutation(len(test))[:count]) for _ in range(devices)]
+    return [Shard(test.x[r], test.y[r]) for r in rows]
 
 
 def summed_up(setting: Setting, setup: Setup, lines: Sequence[dict[str, Any]]) -> Result:

@@ -60,9 +60,9 @@ class Setting:
         return shards(self, seed)
 
     @property
-    def everywhere(self) -> bool:
-        """Whether models that stay on devices are scored on those samples too, and not on a share of the device's."""
-        return False
+    def common(self) -> int:
+        """Of those samples as many as a model that stays on its device is scored on; 0: on a share of the device's."""
+        return 0
 
 
 SETTINGS: dict[str, Setting] = {
