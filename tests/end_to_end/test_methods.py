@@ -102,7 +102,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "lotteryfl": {"rule": {"settings": {"least": 0.0}}},
 }
 # recipe -> what FedAvg needs to train the same net
-SAME_NET: dict[str, dict[str, Any]] = dict.fromkeys(("depthfl", "scalefl", "inclusivefl"), {"holds": {"exits": 2}})
+SAME_NET: dict[str, dict[str, Any]] = {n: {"holds": {"exits": 2}} for n in ("depthfl", "scalefl", "inclusivefl")}
 UNSCORED = {"local"}  # the server has no model of anybody's
 
 
