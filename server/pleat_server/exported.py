@@ -18,8 +18,7 @@ from pleat_server.evaluate import Score
 from pleat_server.held_out import scored_on
 from pleat_server.keep import checkpoint
 from pleat_server.round import Setup, rung_of, size_of
-from pleat_server.state import State, from_checkpoint
-from pleat_server.statistics import seen_at
+from pleat_server.state import State, from_checkpoint, seen_at
 
 
 @dataclass(frozen=True)

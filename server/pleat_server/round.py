@@ -26,7 +26,7 @@ from pleat.modelmap import ModelMap
 from pleat.params import Params, dense
 from pleat.recipes.recipe import Recipe
 from pleat_server.plan.catalogue import Row, chosen, kept_back
-from pleat_server.state import Holding, State, publish, version
+from pleat_server.state import Holding, State, publish, seen_at, version
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def orders(setup: Setup, state: State, decisions: Decisions) -> list[Order]:
         row = setup.rows[decisions.rows[device]]
         selection, received = submodel_of(setup, state, row, device, decisions.round)
         holding, returns = state.holdings.get(device), setup.recipe.returns
-        model = _model_payload(setup, state, received, device, row.down, decisions.round, frames)
+        model = _model_payload(setup, state, received, device, row, decisions.round, frames)
         out.append(
             Order(
                 id=OrderId(state.run, decisions.round, rank),
@@ -219,21 +219,22 @@ def _model_payload(
     state: State,
     selection: Selection,
     device: str,
-    coding: str,
+    row: Row,
     number: int,
     frames: dict[tuple[bytes, int, bytes, str], bytes],
 ) -> Payload:
-    holding = state.holdings.get(device)
+    holding, coding = state.holdings.get(device), row.down
     known = holding is not None and uses_base(coding) and holding.version in state.published
     base_version = holding.version if holding and known else -1
     key = (selection.digest, base_version, holding.selection.digest if holding and known else b"", coding)
     if key not in frames:
         base = held_base(setup.model, state, holding, selection) if holding and known else None
         context = Context(setup.model, selection, number, 0, state.round, base)
+        # a size that stays comes with its own statistics, by which the device scores it; the published version has none
+        stays = not uses_base(coding) and not setup.recipe.rule.redraw
+        params = seen_at(state.params, state.extras, row.rung) if stays else state.params
         transform = build(coding)
-        frames[key], _ = transform.encode(
-            extract(setup.model, selection, state.params), transform.init(context), context
-        )
+        frames[key], _ = transform.encode(extract(setup.model, selection, params), transform.init(context), context)
     return Payload("model", coding, frames[key], version=state.round, base=base_version)
 
 

@@ -8,8 +8,7 @@ from pleat.elastic.selection import Selection
 from pleat.params import Params
 from pleat_server.folding import Folded
 from pleat_server.round import Setup, sizes_of
-from pleat_server.state import State
-from pleat_server.statistics import seen_at
+from pleat_server.state import State, seen_at
 
 
 class Evaluator(Protocol):

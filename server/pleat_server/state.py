@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pleat.codec.bf16 import from_bf16, to_bf16
+from pleat.elastic.choosers.rung import Rung
 from pleat.elastic.selection import Selection
+from pleat.exchange.order import STATISTICS
 from pleat.modelmap import ModelMap
 from pleat.params import Params
 from pleat_server.plan.devices import Table
@@ -57,6 +59,16 @@ class State:
     def evaluated(self) -> Params:
         """The model that is evaluated and exported: the averaged copy where the recipe keeps one."""
         return self.params if self.average is None else self.average
+
+
+def name_of(rung: Rung) -> str:
+    """Under what name a run keeps the statistics of a size."""
+    return f"{STATISTICS} {rung.label}"
+
+
+def seen_at(params: Params, extras: Mapping[str, Params], rung: Rung) -> Params:
+    """The model as it is scored at a size: with that size's own statistics, where they are known."""
+    return {**params, **extras.get(name_of(rung), {})}
 
 
 def publish(state: State) -> State:

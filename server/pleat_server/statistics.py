@@ -27,7 +27,7 @@ from pleat.params import Params
 from pleat_server.desk import decode_payload, part_of
 from pleat_server.plan.catalogue import asked_in
 from pleat_server.round import Decisions, Setup, sizes_of, work_of
-from pleat_server.state import State
+from pleat_server.state import State, name_of
 
 Ask = Callable[[Decisions, list[Order]], Mapping[OrderId, Report]]  # what came of orders beside a round's training
 BESIDE = 1 << 19  # ranks from here on are of orders beside a round's training
@@ -136,13 +136,3 @@ def over(before: Params, fold: Fold) -> Params:
     """The fold's mean, and `before` where it covers nothing."""
     mean = fold.finish(1.0)
     return {n: np.where(fold.covered(n) > 0, mean[n], a).astype(np.float32) for n, a in before.items()}
-
-
-def name_of(rung: Rung) -> str:
-    """Under what name a run keeps the statistics of a size."""
-    return f"{STATISTICS} {rung.label}"
-
-
-def seen_at(params: Params, extras: Mapping[str, Params], rung: Rung) -> Params:
-    """The model as it is scored at a size: with that size's own statistics, where they are known."""
-    return {**params, **extras.get(name_of(rung), {})}

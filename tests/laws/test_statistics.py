@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord
+from msgspec import structs
 
+from pleat.codec.coding import build as coding
+from pleat.codec.transform import Context
 from pleat.elastic.choosers import Rung
 from pleat.elastic.selection import WHOLE, extract
 from pleat.errors import RemoteError
@@ -30,9 +33,9 @@ from pleat_server.desk import check_report
 from pleat_server.exported import score_run
 from pleat_server.keep import checkpoint
 from pleat_server.plan.catalogue import catalogue
-from pleat_server.round import Decisions, Setup
-from pleat_server.state import State
-from pleat_server.statistics import BESIDE, answered, name_of, questions, seen_at, unasked
+from pleat_server.round import Decisions, Setup, orders
+from pleat_server.state import State, name_of, seen_at
+from pleat_server.statistics import BESIDE, answered, questions, unasked
 from support.digits import digit_shards
 from support.methods import FAST, away, simulate
 
@@ -253,3 +256,20 @@ def test_whoever_drives_rounds_by_hand_gets_statistics_with_the_updates(tmp_path
     with FleetGrid.listen("127.0.0.1:0", tmp_path, strategy.setup.net) as grid:
         assert list(strategy.configure_train(1, to_arrays(strategy.state.params), ConfigRecord(), grid)) == []
     assert strategy.setup.kept_back == ()
+
+
+def test_a_device_is_sent_its_size_with_that_size_s_own_statistics(tmp_path: Path) -> None:
+    setup = setup_of(NET, shape=(1, 8, 8), classes=10, holds={"widths": [1.0, 0.5]})
+    params = initial(setup.net, 0)
+    own = {n: np.full_like(params[n], 7) for n in params if "running" in n}
+    state = State("r", 0, params, round=1, extras={name_of(Rung(0.5)): own})
+    whole, half = orders(setup, state, decided(setup, 0, 1))
+    for order, value in ((whole, 0), (half, 7)):
+        payload = order.payloads[0]
+        context = Context(setup.model, order.selection, 1, 0, 1)
+        sent = coding("raw").decode(payload.frame, context)
+        assert (sent["1.running_mean"] == value).all()
+        assert np.array_equal(sent["0.weight"], params["0.weight"][: len(sent["0.weight"])])
+    moving = replace(setup, recipe=structs.replace(setup.recipe, rule=structs.replace(setup.recipe.rule, redraw=True)))
+    _, drawn = orders(moving, state, decided(setup, 0, 1))
+    assert drawn.payloads[0].frame != half.payloads[0].frame  # of channels drawn before, nothing is known

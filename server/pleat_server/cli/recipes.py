@@ -76,7 +76,8 @@ def described(recipe: Recipe) -> dict[str, Any]:
         "returns": returns.up + ("" if returns.part == "own" else f", {returns.part}"),
         "fold": f"{fill or f'exponent {fold.exponent:g}'}, by {fold.weights}"
         + (", class rows" if fold.rows else "")
-        + (f", momentum {fold.momentum:g}" if fold.momentum else ""),
+        + (f", momentum {fold.momentum:g}" if fold.momentum else "")
+        + (f", by vote of {fold.votes:g}" if fold.votes else ""),
         "personal": ", ".join(recipe.personal.tensors) or "nothing",
         "saves": list(recipe.saves),
         "costs": recipe.costs,
