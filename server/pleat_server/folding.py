@@ -1,9 +1,7 @@
-"""Folding: a round's reports into the next global model, and what each device's data was worth. Pure.
+"""Folding: a round's reports into one step of the global model, and what each device's data was worth. Pure.
 
-`Folding` makes the step, `advance` the next state: the only place where the model changes.
-
-Reports are read one at a time in the order of their ids, so memory does not grow with them and the same reports give
-the same bits.
+What the step leads to is `closing.py`. Reports are read one at a time in the order of their ids, so memory does not
+grow with them and the same reports give the same bits.
 """
 
 from __future__ import annotations
@@ -17,20 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pleat.elastic.fold import Fold
-from pleat.elastic.portion import only_held
+from pleat.elastic.selection import WHOLE
+from pleat.elastic.size import count
 from pleat.exchange.order import SQUARES, Order, OrderId, Payload
 from pleat.exchange.report import Outcome, Report
 from pleat.exchange.wire import report_from_bytes
 from pleat.modelmap import OUTPUT, Axis, ModelMap
-from pleat.params import Array, Params, Sparse, Update
-from pleat.recipes.recipe import Recipe
+from pleat.params import Params, Sparse, Update
 from pleat_server.deeper import AHEAD, means, mixed_in
 from pleat_server.desk import decode_payload, part_of
-from pleat_server.drift import DRIFT, drifted, holders_of
+from pleat_server.drift import holders_of
 from pleat_server.plan.value.cosine import Contribution, data_values, mixed, values_within
-from pleat_server.reconfigure import reconfigured, share_at, swapped, time_model
 from pleat_server.round import Setup
-from pleat_server.state import Holding, State
+from pleat_server.state import State
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Folding:
         """One report into the fold; a function of its own so that no two large updates are in memory at once."""
         report, found = self._updates.first(order)
         if found:
-            weight, rows = weight_of(self._setup.recipe, report), counted_rows(self._setup, report)
+            weight, rows = weight_of(self._setup, order, report), counted_rows(self._setup, report)
             part, *others = (part_of(self._setup.model, order, p) for p in report.payloads)
             self._total.add(found[0], part, weight, rows)
             for squares, where in zip(found[1:], others, strict=True):
@@ -163,8 +160,14 @@ def _step(setup: Setup, state: State, total: Fold) -> tuple[Params, Params | Non
     return mixed_in(step, dict(state.extras.get(AHEAD, {})), choice.momentum, total), means(setup.model, step)
 
 
-def weight_of(recipe: Recipe, report: Report) -> float:
-    return float(report.samples) if recipe.fold.weights == "samples" else 1.0
+def weight_of(setup: Setup, order: Order, report: Report) -> float:
+    """p_k before it is divided by its sum: by samples or equal, and by what share of the model was trained."""
+    choice = setup.recipe.fold
+    weight = float(report.samples) if choice.weights == "samples" else 1.0
+    if not choice.size:
+        return weight
+    share = count(setup.model, order.selection) / count(setup.model, WHOLE)
+    return float(weight * share**choice.size)
 
 
 def counted_rows(setup: Setup, report: Report) -> dict[str, NDArray[np.int64]] | None:
@@ -195,104 +198,4 @@ def _again(setup: Setup, accepted: list[tuple[Order, Report]], updates: _Updates
     """The accepted updates once more, in their submodels' coordinates."""
     for order, report in accepted:
         part = part_of(setup.model, order, report.payloads[0])
-        yield order.device, updates.again(order), part, weight_of(setup.recipe, report)
-
-
-def advance(setup: Setup, state: State, folded: Folded) -> State:
-    """The model after the round: fill, server momentum, averaged copy; and what each device now holds.
-
-    v = m v + step; params += rate v (recipe.md, "sm"); average = d average + (1 - d) params, from the first model on.
-    Where nothing was accepted the model keeps every value and the round counts as failed.
-    """
-    number = state.round + 1
-    if folded.step is None:
-        return replace(state, round=number, failed_rounds=state.failed_rounds + 1)
-    server, velocity, moved = setup.recipe.server, None, folded.step
-    if server.momentum:
-        old = state.velocity or {}
-        velocity = {n: _scaled_sum(server.momentum, old[n], 1.0, s) if n in old else s for n, s in moved.items()}
-        moved = velocity
-    params = {
-        n: a + (moved[n] if server.rate == 1 else np.float32(server.rate) * moved[n])
-        for n, a in cleared(setup, state.params, [o for o, _ in folded.accepted]).items()
-    }
-    extras = _extras(setup, state, params, folded)
-    if setup.recipe.objective.dynamic:
-        known = max(len(state.table.devices), len(folded.accepted))
-        params, drift = drifted(params, folded.step, folded.holders, state.extras.get(DRIFT, {}), known)
-        extras = {**extras, DRIFT: drift}
-    if setup.recipe.fold.clears == "unreturned":
-        parts = [part_of(setup.model, o, r.payloads[0]) for o, r in folded.accepted]
-        params = only_held(setup.model, params, parts, setup.recipe.fold.votes)
-    holdings = dict(state.holdings)
-    for order, report in (*folded.accepted, *folded.empty):
-        if report.outcome is Outcome.DONE and order.payloads:
-            holdings[order.device] = holding_of(order, report)
-        elif report.outcome is Outcome.REFUSED:
-            holdings.pop(order.device, None)
-    needed = {holding.version for holding in holdings.values()}
-    return replace(
-        state,
-        round=number,
-        params=params,
-        published={v: patterns for v, patterns in state.published.items() if v in needed},
-        velocity=velocity,
-        extras=extras,
-        average=_averaged(state.average, params, server.average),
-        holdings=holdings,
-        failed_rounds=0,
-        done={**state.done, number: tuple(o.id.rank for o, _ in (*folded.accepted, *folded.empty))},
-    )
-
-
-def cleared(setup: Setup, params: Params, asked: list[Order]) -> Params:
-    """The model that the step is added to: where the recipe says so, 0 in entries that none of these was sent."""
-    if setup.recipe.fold.clears == "nothing":
-        return params
-    received = (o.payloads[0].selection for o in asked)
-    return only_held(
-        setup.model, params, {o.selection if r is None else r for o, r in zip(asked, received, strict=True)}
-    )
-
-
-def _extras(setup: Setup, state: State, params: Params, folded: Folded) -> Mapping[str, Params]:
-    """The method's named tensors after the round: squared gradients, and the shared mask, fitted to them."""
-    rule, extras = setup.recipe.rule, state.extras
-    if folded.ahead is not None:
-        extras = {**extras, AHEAD: folded.ahead}
-    if rule.squares and folded.squares is not None:
-        extras = {**extras, SQUARES: folded.squares}
-    if not rule.reconfigure:
-        return extras
-    held = folded.accepted[0][0].selection.masks
-    if folded.squares is not None and held and rule.fit == "count":
-        held = swapped(params, held, folded.squares, share_at(rule.free, rule.until, state.round + 1))
-    elif folded.squares is not None and held:
-        entry_s, rest_s = time_model(setup.model, setup.recipe, state.table)
-        free = rule.free * 0.5 ** ((state.round + 1) / rule.half)
-        held = reconfigured(params, held, folded.squares, entry_s, rest_s, free)
-    return {**extras, "mask": {n: m.astype(np.float32) for n, m in held.items()}}
-
-
-def holding_of(order: Order, report: Report) -> Holding:
-    """What a device holds after a report: the version it was sent, where it was sent it, and the masks it knows."""
-    model = order.payloads[0]
-    chosen = next((p.selection for p in report.payloads if p.selection is not None), order.selection)
-    received = order.selection if model.selection is None else model.selection
-    known = {s.masks_digest for s in (order.selection, received, chosen, *order.nested) if s.masks}
-    return Holding(model.version, received, frozenset(known), chosen)
-
-
-def _averaged(average: Params | None, params: Params, decay: float) -> Params | None:
-    if not decay:
-        return None
-    if average is None:
-        return params
-    return {n: _scaled_sum(decay, average[n], 1 - decay, a) for n, a in params.items()}
-
-
-def _scaled_sum(left: float, a: Array, right: float, b: Array) -> Array:
-    """left a + right b in float32, with one array beside the result at most."""
-    out: Array = np.float32(left) * a
-    out += b if right == 1 else np.float32(right) * b
-    return out
+        yield order.device, updates.again(order), part, weight_of(setup, order, report)

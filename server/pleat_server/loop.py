@@ -27,10 +27,11 @@ from pleat.exchange.wire import order_to_parts, report_from_bytes
 from pleat_server import round as rounds
 from pleat_server.background import Background
 from pleat_server.carrier import Carrier, Event, Joined, Rejected, Reported
+from pleat_server.closing import advance
 from pleat_server.desk import OrderBook
 from pleat_server.election import elected
 from pleat_server.fleet import Fleet
-from pleat_server.folding import Folding, advance
+from pleat_server.folding import Folding
 from pleat_server.keep import checkpoint
 from pleat_server.keep.run import Keep
 from pleat_server.record import Traffics, journal_line, moved, seen

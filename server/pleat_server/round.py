@@ -3,7 +3,8 @@
     decide -> orders -> (carrier) -> fold -> advance
 
 The policy decides (`fleet.py`); `orders` depends on the state and the decisions alone, so that a resumed round sends
-the same bytes. The other half of a round, from reports to the next model, is `folding.py`.
+the same bytes. The other half of a round, from reports to the next model, is `folding.py` and
+`closing.py`.
 """
 
 from __future__ import annotations

@@ -26,9 +26,10 @@ from pleat.exchange.wire import order_to_bytes
 from pleat.shard import Shard
 from pleat_server import round as rounds
 from pleat_server.app import begin, evaluator, read_recipe, restore, set_up
+from pleat_server.closing import advance
 from pleat_server.config import RunConfig
 from pleat_server.fleet import Fleet
-from pleat_server.folding import Read, advance, fold
+from pleat_server.folding import Read, fold
 from pleat_server.keep.history import History
 from pleat_server.keep.journal import Journal
 from pleat_server.keep.run import Keep

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +19,8 @@ from pleat.exchange.wire import report_to_bytes
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
 from pleat.params import Params, digest
-from pleat.recipes.recipe import Recipe
-from pleat_server.folding import Folded, Folding, fold
+from pleat.recipes.recipe import FoldChoice, Recipe
+from pleat_server.folding import Folded, Folding, fold, weight_of
 from pleat_server.round import Setup
 from pleat_server.state import State
 
@@ -111,3 +112,28 @@ def test_sparse_updates_are_read_once_and_dense_ones_again_for_their_value() -> 
     coded = {o.id: body(o) for o in lossy}
     fold(SETUP, STATE, lossy, lambda i, check=True: (seen.append(i.rank), coded[i])[1], set(coded))
     assert sorted(seen) == [0, 1, 2, 3, 4]
+
+
+def test_a_device_may_count_by_the_share_of_the_model_that_it_trains() -> None:
+    """The mlp has 64 x 256 + 256 + 256 x 128 + 128 + 128 x 10 + 10 = 50826 entries, at width 1/2 17226: a third."""
+    report = Report(ASKED[1].id, "d1", samples=11)
+    for choice, weight in (
+        (FoldChoice(), 11.0),
+        (FoldChoice(size=1.0), 11 * 17226 / 50826),
+        (FoldChoice(size=0.5, weights="equal"), (17226 / 50826) ** 0.5),
+    ):
+        assert weight_of(replace(SETUP, recipe=Recipe(fold=choice)), ASKED[1], report) == pytest.approx(
+            weight, rel=1e-12
+        )
+        assert weight_of(replace(SETUP, recipe=Recipe(fold=choice)), ASKED[0], report) in (11.0, 1.0)
+
+
+def test_what_a_small_size_counts_for_less_moves_shared_entries_less() -> None:
+    plain, sized = (
+        fold(replace(SETUP, recipe=Recipe(fold=FoldChoice(size=size))), STATE, ASKED, read, set(SPOOL)).step
+        for size in (0.0, 1.0)
+    )
+    assert plain is not None
+    assert sized is not None
+    large = [update(ASKED[0].selection, 0)["first.bias"]]
+    assert abs(sized["first.bias"] - large).mean() < abs(plain["first.bias"] - large).mean()

@@ -19,8 +19,9 @@ from pleat.nets.build import spec
 from pleat.nets.trace import model_map as traced
 from pleat.params import Params
 from pleat.recipes.recipe import FoldChoice, Recipe, Server
+from pleat_server.closing import advance
 from pleat_server.desk import part_of
-from pleat_server.folding import Folded, advance, counted_rows
+from pleat_server.folding import Folded, counted_rows
 from pleat_server.round import Setup, rate_at
 from pleat_server.state import State
 from support.models import channels, fixed, model_map

@@ -51,6 +51,7 @@ def _method(recipe: Recipe, need: Need) -> None:
     need(o.proximal >= 0, "objective.proximal", "0 (off) or more", o.proximal)
     need(all(0 < k <= 1 for k in recipe.returns.keeps), "returns.keeps", "shares in (0, 1]", recipe.returns.keeps)
     need(0 <= recipe.fold.exponent <= 1, "fold.exponent", "in [0, 1]", recipe.fold.exponent)
+    need(recipe.fold.size >= 0, "fold.size", "0 (off) or more", recipe.fold.size)
     need(0 <= recipe.fold.momentum < 1, "fold.momentum", "in [0, 1)", recipe.fold.momentum)
     need(recipe.rule.since >= 1, "rule.since", "a round from 1", recipe.rule.since)
     need(recipe.rule.squares >= 0, "rule.squares", "0 (never) or a number of rounds", recipe.rule.squares)

@@ -117,17 +117,18 @@ class Returns(Table, frozen=True):
 
 class FoldChoice(Table, frozen=True):
     """5. Fill and average: step = sum p_k delta_k / W^exponent (1: coverage, 0: residual). `weights`: p_k by samples or
-    equal. `rows`: leave rows of classes absent on a device out of its coverage. `clears`: what is set to 0 before the
-    step is added: nothing, entries that no device was sent, or also those that none returned, or that less than the
-    share `votes` of the devices did. `momentum`: of a net with exits, the share of a smaller size's step in its own
-    last layer that gives way to the mean step, in the round before, of the layers that the next larger size has from
-    there on."""
+    equal, times (share of the model's entries that the device trains)^`size`. `rows`: leave rows of classes absent on a
+    device out of its coverage. `clears`: what is set to 0 before the step is added: nothing, entries that no device was
+    sent, or also those that none returned, or that less than the share `votes` of the devices did. `momentum`: of a net
+    with exits, the share of a smaller size's step in its own last layer that gives way to the mean step, in the round
+    before, of the layers that the next larger size has from there on."""
 
     exponent: float = 1.0
     fill: Literal["update", "zero"] = "update"
     clears: Literal["nothing", "unsent", "unreturned"] = "nothing"
     votes: float = 0.0
     weights: Literal["samples", "equal"] = "samples"
+    size: float = 0.0
     rows: bool = False
     momentum: float = 0.0
 

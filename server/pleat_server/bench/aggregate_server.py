@@ -25,8 +25,9 @@ from pleat.exchange.wire import report_to_bytes
 from pleat.modelmap import Group, ModelMap, Segment, TensorSpec
 from pleat.params import Params
 from pleat.recipes.recipe import Recipe
+from pleat_server.closing import advance
 from pleat_server.desk import check_report
-from pleat_server.folding import advance, fold
+from pleat_server.folding import fold
 from pleat_server.heap import share_arenas
 from pleat_server.keep.spool import Spool
 from pleat_server.round import Setup

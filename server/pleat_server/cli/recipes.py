@@ -75,6 +75,7 @@ def described(recipe: Recipe) -> dict[str, Any]:
         ),
         "returns": returns.up + ("" if returns.part == "own" else f", {returns.part}"),
         "fold": f"{fill or f'exponent {fold.exponent:g}'}, by {fold.weights}"
+        + (f" x size^{fold.size:g}" if fold.size else "")
         + (", class rows" if fold.rows else "")
         + (f", momentum {fold.momentum:g}" if fold.momentum else "")
         + (f", by vote of {fold.votes:g}" if fold.votes else ""),
