@@ -47,15 +47,18 @@ def test_a_plan_names_its_recipe(fill: str, recipe: str, name: str) -> None:
 
 
 def test_a_run_is_summed_up_from_its_journal() -> None:
-    device = {"size": "1"}
+    half, quarter = {"size": "density 0.5", "density": 0.52}, {"size": "density 0.25", "density": 0.27}
+    by_size = {"1": 0.1, "density 0.5": 0.6, "density 0.25": 0.7}  # nobody trained the whole net
     lines = [
-        {"round": 1, "bytes_up": 3, "bytes_down": 5, "devices": [device, {"size": "density 0.5"}]},
-        {"round": 2, "bytes_up": 1, "bytes_down": 1, "devices": [device, device], "accuracy": 0.5},
+        {"round": 1, "bytes_up": 3, "bytes_down": 5, "devices": [half, quarter]},
+        {"round": 2, "bytes_up": 1, "bytes_down": 1, "devices": [half, half], "accuracy": 0.1}
+        | {"accuracy_by_size": by_size},
     ]
     assert summed_up(lines) == {
-        "curve": [[2, 0.5]],
+        "curve": [[2, 0.6]],
+        "scored_at": "density 0.5",
         "bytes_a_round": 5.0,
-        "sizes": {"1": 0.75, "density 0.5": 0.25},
+        "sizes": {"density 0.5": 0.75, "density 0.25": 0.25},
     }
 
 

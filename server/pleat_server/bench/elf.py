@@ -2,8 +2,9 @@
 
 Devices of four equal classes afford 1, 1/2, 1/4 and 1/8 of the dense model's bytes up a round and, under eLF, get what
 the lookup table says; under FedAvg all train the whole model, budgets or not, and under drop-weak those alone that
-afford it. The same data, cohorts, epochs and rates for all. Proxy samples are drawn from the test data first, and
-nobody is scored on them. The target is the mean accuracy of FedAvg's last three scores.
+afford it. The same data, cohorts, epochs and rates for all. A model is scored at the largest size that any device
+trained. Proxy samples are drawn from the test data first, and nobody is scored on them. The target is the mean accuracy
+of FedAvg's last three scores.
 
 Each finished run is kept in the cache by all that it follows from, so that a benchmark that was stopped goes on.
 """
@@ -41,7 +42,7 @@ from pleat_server.keep.journal import Journal
 from pleat_server.proxy import drawn
 
 CACHE = Path("build/bench/elf")
-VERSION = 1  # counted up where old results no longer are what a run would come to
+VERSION = 2  # counted up where old results no longer are what a run would come to
 CLASSES = (1.0, 0.5, 0.25, 0.125)  # of the dense model's bytes up, device by device in turn
 HEADROOM = 4096  # bytes up beside the weights
 LAST = 3  # scores that are averaged
@@ -161,10 +162,15 @@ def _one(plan: Plan) -> Result:
 
 
 def summed_up(lines: Sequence[dict[str, Any]]) -> Result:
-    """Accuracy by round, bytes a round both ways, and the sizes that were trained."""
-    trained = [d["size"] for line in lines for d in line["devices"]]
+    """Accuracy by round at the largest size that any device trained (what none held was left as it began), bytes a
+    round both ways, and the sizes that were trained."""
+    devices = [d for line in lines for d in line["devices"]]
+    trained = [d["size"] for d in devices]
+    largest = max(devices, key=lambda d: float(d["density"]))["size"]
+    scored = [line for line in lines if line.get("accuracy") is not None]
     return {
-        "curve": [[line["round"], line["accuracy"]] for line in lines if line.get("accuracy") is not None],
+        "curve": [[line["round"], line["accuracy_by_size"][largest]] for line in scored],
+        "scored_at": largest,
         "bytes_a_round": statistics.fmean(line["bytes_up"] + line["bytes_down"] for line in lines),
         "sizes": {size: trained.count(size) / len(trained) for size in dict.fromkeys(trained)},
     }
