@@ -184,7 +184,7 @@ def test_a_simulation_on_texts_learns_them(tmp_path: Path, monkeypatch: pytest.M
     rng = np.random.default_rng(0)
     rows = [[f"how does one {topics[i % 3][rng.integers(2)]} it {rng.integers(9)}", i % 3] for i in range(240)]
     written(tmp_path, rows, "t.json.xz")
-    words = ["--source", "t.json.xz", "--devices", "3", "--rounds", "3", "--split", "iid", "--json", "out.json"]
+    words = ["--source", "t.json.xz", "--devices", "3", "--rounds", "6", "--split", "iid", "--json", "out.json"]
     assert main(["simulate", "--recipe", "fedavg", "--model", "transformer", "--folder", "run", *words]) == 0
     assert json.loads((tmp_path / "out.json").read_text())["accuracy"] > 0.9
-    assert main(["resume", "run", "--rounds", "4"]) == 0
+    assert main(["resume", "run", "--rounds", "7"]) == 0
