@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pleat.disk import failure, make_folder, sync_folder, temporary_beside, write_atomic
-from pleat.elastic import size
+from pleat.elastic import size as sizes
 from pleat.elastic.selection import WHOLE, Selection
 from pleat.errors import LocalError, UseError
 from pleat_server import formats
@@ -31,7 +31,7 @@ CLOSE = 1e-3  # of outputs of size one; other kernels add in another order
 
 def export(
     folder: Path,
-    rate: float,
+    size: str,
     depth: Sequence[int],
     name: str,
     out: Path | None,
@@ -39,7 +39,7 @@ def export(
 ) -> dict[str, Any]:
     """Write the submodel of the run in `folder` as format `name`; returns what was written, its size and accuracy.
 
-    Raises UseError for a rate, depth, format, run or file that cannot be, LocalError where the file does not compute
+    Raises UseError for a size, depth, format, run or file that cannot be, LocalError where the file does not compute
     what the submodel does or cannot be written; nothing is left then that was not there.
     """
     kind = FORMATS.get(name)
@@ -49,14 +49,14 @@ def export(
         raise UseError(f"unknown format {name!r}; {hint}")
     formats.check_installed(name)
     run = opened(folder)
-    selection = run.submodel(rate, depth)
+    selection = run.submodel(size, depth)
     blocks = run.kept_blocks(selection)
-    path = out or folder / f"submodel-{'-'.join([f'{rate:g}', *map(str, depth)])}{kind.suffix}"
+    path = out or folder / f"submodel-{'-'.join([*size.split(), *map(str, depth)])}{kind.suffix}"
     _check_place(path)
-    score, where = run.score(selection, rate, data)
-    submodel = formats.cut(run.setup.net, run.setup.model, selection, run.params(rate))
+    score, where = run.score(selection, size, data)
+    submodel = formats.cut(run.setup.net, run.setup.model, selection, run.params(size))
     x, like = _samples(run, data)
-    about = {"recipe": run.setup.recipe.name, "round": str(run.state.round), "rate": f"{rate:g}"}
+    about = {"recipe": run.setup.recipe.name, "round": str(run.state.round), "size": size}
     written = kind.write(submodel, x, about)
     expected = formats.outputs(submodel.module(), x, written.batch)
     gap, nbytes = _placed(path, written.content, lambda p: formats.outputs(kind.run(p), x, written.batch), expected)
@@ -64,7 +64,7 @@ def export(
         "file": str(path),
         "format": name,
         "bytes": nbytes,
-        "rate": rate,
+        "size": size,
         "depth": blocks,
         **_sizes(run, selection),
         "accuracy": score.accuracy if score else None,
@@ -85,10 +85,10 @@ def _sizes(run: Opened, selection: Selection) -> dict[str, Any]:
     """`parameters`: those that masks leave out not counted; `macs`: of a forward pass of one sample."""
     model = run.setup.model
     return {
-        "parameters": size.parameters(model, selection),
-        "of_parameters": size.parameters(model, WHOLE),
-        "macs": size.macs(model, selection),
-        "of_macs": size.macs(model, WHOLE),
+        "parameters": sizes.parameters(model, selection),
+        "of_parameters": sizes.parameters(model, WHOLE),
+        "macs": sizes.macs(model, selection),
+        "of_macs": sizes.macs(model, WHOLE),
         "masked": bool(selection.masks),
     }
 

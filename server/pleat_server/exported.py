@@ -29,29 +29,27 @@ class Opened:
     setup: Setup
     state: State
 
-    def submodel(self, rate: float, depth: Sequence[int] = ()) -> Selection:
-        """What the run scores at `rate`, any rate in (0, 1], with its stored masks; of its blocks those alone that
-        `depth` keeps of every stage, where it is given. Raises UseError."""
-        if not 0 < rate <= 1:
-            raise UseError(f"width rate {rate:g}: expected a rate above 0 and up to 1, such as 0.5")
-        chosen = size_of(self.setup, self.state, rung_of(self.setup, rate), initial(self.setup.net, self.config.seed))
+    def submodel(self, size: str, depth: Sequence[int] = ()) -> Selection:
+        """What the run scores at `size`, a rate in (0, 1] or rates by name, with its stored masks; of its blocks those
+        alone that `depth` keeps of every stage, where it is given. Raises UseError."""
+        chosen = size_of(self.setup, self.state, rung_of(self.setup, size), initial(self.setup.net, self.config.seed))
         return compose(self.setup.model, chosen, by_stage(self.setup.model, depth)) if depth else chosen
 
     def kept_blocks(self, selection: Selection) -> list[int]:
         """How many blocks of every stage `selection` keeps."""
         return [sum(b not in selection.dropped for b in blocks) for blocks in stages(self.setup.model)]
 
-    def params(self, rate: float) -> Params:
-        """The model that is scored and shipped, with the running statistics that the size at `rate` has of its own."""
-        return seen_at(self.state.evaluated, self.state.extras, rung_of(self.setup, rate))
+    def params(self, size: str) -> Params:
+        """The model that is scored and shipped, with the running statistics that `size` has of its own."""
+        return seen_at(self.state.evaluated, self.state.extras, rung_of(self.setup, size))
 
-    def score(self, selection: Selection, rate: float, data: Path | None) -> tuple[Score | None, str]:
+    def score(self, selection: Selection, size: str, data: Path | None) -> tuple[Score | None, str]:
         """The submodel's score on the samples in `data`, or on the run's own test data, and where those are from; or
         None, and why it has none. Raises UseError for data that do not fit."""
         shard, where = scored_on(self.config, data)
         if shard is None:
             return None, where
-        return app.evaluator(self.setup, shard, where).score(self.params(rate), selection), where
+        return app.evaluator(self.setup, shard, where).score(self.params(size), selection), where
 
 
 def opened(folder: Path) -> Opened:
@@ -65,18 +63,18 @@ def opened(folder: Path) -> Opened:
     return Opened(config, setup, from_checkpoint(arrays, facts, setup.model))
 
 
-def score_run(folder: Path, data: Path | None, width: float = 1.0, depth: Sequence[int] = ()) -> dict[str, Any]:
-    """Accuracy and mean loss of the evaluated copy, cut to `width` and `depth`, on the samples in `data` or the run's
+def score_run(folder: Path, data: Path | None, size: str = "1", depth: Sequence[int] = ()) -> dict[str, Any]:
+    """Accuracy and mean loss of the evaluated copy, cut to `size` and `depth`, on the samples in `data` or the run's
     own test data. Raises UseError."""
     run = opened(folder)
-    selection = run.submodel(width, depth)
-    score, where = run.score(selection, width, data)
+    selection = run.submodel(size, depth)
+    score, where = run.score(selection, size, data)
     if score is None:
         raise UseError(f"nothing to score {folder} on: {where}; give --data FILE.npz")
     return {
         "run": folder.name,
         "round": run.state.round,
-        "width": width,
+        "size": size,
         "depth": run.kept_blocks(selection),
         "data": where,
         "accuracy": score.accuracy,

@@ -181,10 +181,14 @@ def size_of(setup: Setup, state: State, rung: Rung, first: Params | None = None)
     return chosen(rule, setup.model, rung_at(rung, rule.cubic, max(1, state.round)), draw)
 
 
-def rung_of(setup: Setup, rate: float) -> Rung:
-    """The size that a single rate names: the largest on offer with this rate, of the first of width, depth and density
-    by which the sizes on offer differ (width, if by none); else that rate alone."""
-    sizes = list(setup.sizes)
+def rung_of(setup: Setup, size: str) -> Rung:
+    """The size that is called `size`: rates by name, or a single one. That names the largest size on offer with this
+    rate, of the first of width, depth and density by which the sizes on offer differ (width, if by none); else that
+    rate alone. Raises UseError."""
+    named, sizes = Rung.named(size), list(setup.sizes)
+    if len(size.split()) > 1:
+        return named
+    rate = named.width
     if rate == 1 and setup.recipe.rule.redraw:
         return Rung()
     axis = next((i for i in range(len(Rung._fields)) if len({size[i] for size in sizes}) > 1), 0)

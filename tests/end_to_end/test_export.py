@@ -56,7 +56,7 @@ def exported(run: Path, *words: str, code: int = 0) -> dict[str, Any]:
 SCORED: dict[str, dict[str, Any]] = {
     "heterofl": {},
     "elastic": {},
-    "elf": {},
+    "elf": {"holds": {"densities": [1.0], "crossed": False}, "rule": {"score": "size"}},
     "fedrolex": {},
     "federated-dropout": {},
     "all-small": {},
@@ -74,13 +74,21 @@ def test_eval_scores_every_size_as_the_round_did(recipe: str, tmp_path: Path) ->
     ran = simulate(tmp_path / "run", recipe, **SCORED[recipe])
     write(tmp_path / "test.npz", digit_shards(3)[1])
     sizes = ran.lines[-1]["accuracy_by_size"]
-    found = {w: score_run(tmp_path / "run", tmp_path / "test.npz", float(w.split()[-1]))["accuracy"] for w in sizes}
+    found = {w: score_run(tmp_path / "run", tmp_path / "test.npz", w)["accuracy"] for w in sizes}
     assert found == sizes
+
+
+def test_a_size_of_several_rates_is_opened_by_the_name_that_the_run_gives_it(tmp_path: Path) -> None:
+    simulate(tmp_path / "run", "elf", model="resnet6")
+    run = opened(tmp_path / "run")
+    for rung, selection in run.setup.sizes.items():
+        assert run.submodel(rung.label if rung.label != "1" else "depth 1") == selection
+    assert len({run.submodel(rung.label).digest for rung in run.setup.sizes}) > 4
 
 
 def test_the_mask_that_a_run_keeps_is_exported_with_it(tmp_path: Path) -> None:
     simulate(tmp_path / "run", "prunefl", rule={"reconfigure": 2})
-    facts = exporting.export(tmp_path / "run", 0.3, (), "safetensors", None, None)
+    facts = exporting.export(tmp_path / "run", "0.3", (), "safetensors", None, None)
     masks = opened(tmp_path / "run").state.extras["mask"]
     found = read_exported(facts["file"])
     assert facts["masked"]
@@ -99,17 +107,17 @@ def test_a_submodel_of_any_rate_and_depth_scores_as_eval_does_and_is_checked(nam
     assert facts["checked_on"] == "test data"
     assert facts["difference"] < 1e-5
     assert facts["batch"] == "any"
-    scored = score_run(run, None, 0.6, (2, 1, 1))
+    scored = score_run(run, None, "0.6", (2, 1, 1))
     assert [facts[k] for k in ("accuracy", "loss", "samples")] == [scored[k] for k in ("accuracy", "loss", "samples")]
     assert facts["macs"] < 0.6 * facts["of_macs"]
 
 
 def test_a_safetensors_file_is_the_submodels_own_tensors_and_makes_the_same_net(run: Path, tmp_path: Path) -> None:
-    facts = exporting.export(run, 0.5, (1, 2, 1), "safetensors", tmp_path / "new" / "s.safetensors", None)
-    again = exporting.export(run, 0.5, (1, 2, 1), "safetensors", tmp_path / "t.safetensors", None)
+    facts = exporting.export(run, "0.5", (1, 2, 1), "safetensors", tmp_path / "new" / "s.safetensors", None)
+    again = exporting.export(run, "0.5", (1, 2, 1), "safetensors", tmp_path / "t.safetensors", None)
     assert Path(facts["file"]).read_bytes() == Path(again["file"]).read_bytes()
     at = opened(run)
-    selection = at.submodel(0.5, (1, 2, 1))
+    selection = at.submodel("0.5", (1, 2, 1))
     own = extract(at.setup.model, selection, at.state.evaluated)
     held = load_file(facts["file"])
     assert held.keys() == own.keys()
@@ -124,7 +132,7 @@ def test_a_safetensors_file_is_the_submodels_own_tensors_and_makes_the_same_net(
 def test_a_submodel_with_exits_is_exported_with_those_it_has(name: str, tmp_path: Path) -> None:
     exits = {"holds": {"exits": 3, "widths": [1.0, 0.66, 0.33]}, "rule": {"chooser": "depth-prefix"}}
     simulate(tmp_path / "run", "fedavg", 1, model="resnet6", **exits, objective={"name": "exits"})
-    facts = exporting.export(tmp_path / "run", 0.66, (1, 1, 1), name, None, None)
+    facts = exporting.export(tmp_path / "run", "0.66", (1, 1, 1), name, None, None)
     assert facts["depth"] == [1, 1, 0]  # the deepest exit and its stage are not of this size
     assert facts["difference"] < 1e-5
     if name == "safetensors":
@@ -144,12 +152,12 @@ print(json.dumps([net(x).tolist(), net(x[:1]).tolist()]))
 
 
 def test_a_torch_export_file_runs_in_a_process_without_pleat(run: Path, tmp_path: Path) -> None:
-    facts = exporting.export(run, 0.5, (2, 1, 1), "torch-export", tmp_path / "s.pt2", None)
+    facts = exporting.export(run, "0.5", (2, 1, 1), "torch-export", tmp_path / "s.pt2", None)
     x = np.random.default_rng(0).random((5, 1, 8, 8), np.float32)
     np.save(tmp_path / "x.npy", x)
     words = [sys.executable, "-c", ALONE, facts["file"], str(tmp_path / "x.npy")]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
-    exporting.export(run, 0.5, (2, 1, 1), "safetensors", tmp_path / "s.safetensors", None)
+    exporting.export(run, "0.5", (2, 1, 1), "safetensors", tmp_path / "s.safetensors", None)
     with torch.no_grad():
         expected = load_exported(tmp_path / "s.safetensors")(torch.from_numpy(x)).numpy()
     many, one = json.loads(done.stdout)
@@ -158,8 +166,8 @@ def test_a_torch_export_file_runs_in_a_process_without_pleat(run: Path, tmp_path
 
 
 REFUSED = [
-    (["--rate", "0"], "width rate 0: expected a rate above 0 and up to 1"),
-    (["--rate", "1.5"], "width rate 1.5: expected a rate"),
+    (["--rate", "0"], "size '0': expected a rate in (0, 1]"),
+    (["--rate", "1.5"], "size '1.5': expected a rate"),
     (["--depth", "2,2"], "depth 2,2: expected blocks to keep in each of 3 stages, from 1 to 2,2,2"),
     (["--depth", "2,x,1"], "--depth 2,x,1: expected how many blocks"),
     (["--format", "onyx"], "unknown format 'onyx'; did you mean 'onnx'?"),
@@ -196,7 +204,7 @@ def test_a_folder_that_holds_no_run_or_no_round_is_told(tmp_path: Path, capsys: 
 def test_without_onnx_one_line_says_what_to_type(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UseError, match=r"--format onnx needs onnx, onnxscript, onnxruntime; type: pip install"):
-        exporting.export(run, 1.0, (), "onnx", None, None)
+        exporting.export(run, "1.0", (), "onnx", None, None)
 
 
 def test_accuracy_is_unknown_where_the_test_data_cannot_be_made_again(
@@ -224,13 +232,13 @@ def test_a_file_that_computes_something_else_is_not_put_in_place(
 
     monkeypatch.setattr(exporting, "FORMATS", {"safetensors": replace(right, run=wrong)})
     with pytest.raises(LocalError, match=r"was not written: loaded again, its outputs differ .* by up to 0\.01"):
-        exporting.export(run, 0.5, (), "safetensors", out, None)
+        exporting.export(run, "0.5", (), "safetensors", out, None)
     assert out.read_bytes() == b"what was there"
     assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_file_of_another_version_of_the_net_or_of_no_net_is_refused(run: Path, tmp_path: Path) -> None:
-    facts = exporting.export(run, 0.5, (), "safetensors", tmp_path / "s.safetensors", None)
+    facts = exporting.export(run, "0.5", (), "safetensors", tmp_path / "s.safetensors", None)
     data = Path(facts["file"]).read_bytes()
     digest = opened(run).setup.model.digest.hex().encode()
     other = tmp_path / "other.safetensors"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pleat.elastic.choosers import Draw, Rung, choose, composed
 from pleat.elastic.selection import compose, coverage, within
 from pleat.elastic.size import count, macs
+from pleat.errors import UseError
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
 from pleat.recipes.recipe import Holds, Recipe, Rule
@@ -72,6 +73,15 @@ def test_crossed_rates_come_each_with_each_and_their_rows_fall_in_cost() -> None
 )
 def test_a_size_is_called_by_the_rates_that_are_not_whole(rung: Rung, label: str) -> None:
     assert rung.label == label
+    assert Rung.named(label) == rung
+
+
+@pytest.mark.parametrize(
+    "label", ["", "half", "0", "1.5", "nan", "depth", "depth 0.5 width", "hight 0.5", "depth 1 depth 1"]
+)
+def test_what_names_no_size_is_refused_with_what_does(label: str) -> None:
+    with pytest.raises(UseError, match="expected a rate in"):
+        Rung.named(label)
 
 
 def test_a_recipe_may_name_the_choosers_of_depth_and_masks() -> None:

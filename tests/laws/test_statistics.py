@@ -183,7 +183,7 @@ def test_a_run_scores_every_size_with_that_size_s_own_statistics_of_the_last_mod
     assert np.abs(arrays["extra.statistics 0.5"]["4.running_mean"][: small.size] - small).max() > 1e-3
     np.savez(tmp_path / "test.npz", x=test.x, y=test.y)
     for rung in setup.sizes:
-        found = score_run(tmp_path / "run", tmp_path / "test.npz", rung.width)["accuracy"]
+        found = score_run(tmp_path / "run", tmp_path / "test.npz", rung.label)["accuracy"]
         assert found == ran.summary["accuracy_by_size"][rung.label]
     assert ran.lines[1]["bytes_down"] == pytest.approx(2 * ran.lines[1]["bytes_up"], rel=0.03)
 

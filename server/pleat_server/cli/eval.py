@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from pleat_server.cli import options
 
 
 def run(
     folder: options.Run,
     data: options.TestData = None,
-    width: Annotated[float, typer.Option(help="Width rate of the submodel, 1 = the whole model.")] = 1.0,
+    width: options.Size = "1",
     depth: options.Depth = "",
     json: options.Json = False,
 ) -> None:
@@ -25,5 +21,5 @@ def run(
         return
     print(
         f"accuracy {result['accuracy']:.2%}  loss {result['loss']:.4f}  on {result['samples']} samples, "
-        f"width {result['width']:g}, round {result['round']}"
+        f"size {result['size']}, round {result['round']}"
     )

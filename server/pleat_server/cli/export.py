@@ -12,7 +12,7 @@ from pleat_server.cli import options
 
 def run(
     folder: options.Run,
-    rate: Annotated[float, typer.Option(help="Width rate in (0, 1]: one of the recipe's sizes or any other.")] = 1.0,
+    rate: options.Size = "1",
     depth: options.Depth = "",
     format: Annotated[str, typer.Option(help="safetensors, torch-export or onnx.")] = "safetensors",
     out: Annotated[Path | None, typer.Option(help="File to write. Default: RUN/submodel-RATE-DEPTH.*")] = None,
@@ -35,7 +35,7 @@ def told(facts: dict[str, Any]) -> list[str]:
     blocks = f", blocks {','.join(map(str, facts['depth']))}" if facts["depth"] else ""
     masks = ", masks applied" if facts["masked"] else ""
     lines = [
-        f"{facts['file']}: {facts['bytes']:,} bytes; rate {facts['rate']:g}{blocks}{masks}; {facts['parameters']:,} of "
+        f"{facts['file']}: {facts['bytes']:,} bytes; size {facts['size']}{blocks}{masks}; {facts['parameters']:,} of "
         f"{facts['of_parameters']:,} parameters, {facts['macs'] / max(1, facts['of_macs']):.1%} of the multiply-adds"
     ]
     if facts["accuracy"] is None:

@@ -44,6 +44,13 @@ Set = Annotated[
 TestData = Annotated[
     Path | None, typer.Option("--data", help="Samples to score on, .npz with x and y. Default: the run's own.")
 ]
+Size = Annotated[
+    str,
+    typer.Option(
+        help="A rate in (0, 1], one of the recipe's or any other, 1 = the whole model; or rates by name as a run "
+        "prints them, such as 'depth 0.67 density 0.33'."
+    ),
+]
 Depth = Annotated[
     str, typer.Option("--depth", help="Blocks to keep of every stage, such as 2,2,1,1. Default: the recipe's own.")
 ]
