@@ -34,6 +34,7 @@ from pleat_server.state import State
 
 TIMED_STEPS = 3
 RANKS = 1 << 20
+DRAWS = 32  # cohorts drawn for a round before it waits for other devices
 PATIENCE_S = 60.0  # how long a first plan waits for a newcomer's timing
 
 
@@ -123,12 +124,23 @@ class Fleet:
         sizes = list(zip(rows, report.measured, strict=False))
         return replace(state, table=state.table.measured(event.device, sizes, setup.recipe.training.batch))
 
-    def cohort(self, setup: Setup, state: State, number: int, here: list[str]) -> list[str]:
-        """The devices drawn for a round: a function of seed, round and who is connected."""
+    def draw(self, setup: Setup, state: State, number: int, here: list[str]) -> Decisions:
+        """A cohort of those connected, and who of it trains what. Where budgets leave a drawn cohort nothing to do, it
+        is drawn anew, DRAWS times at most; without an end the same draw would be waited for."""
+        for attempt in range(DRAWS):
+            decisions = self.decide(setup, state, number, self.cohort(setup, state, number, here, attempt))
+            if decisions.rows or setup.recipe.server.cohort >= 1:
+                break
+        return decisions
+
+    def cohort(self, setup: Setup, state: State, number: int, here: list[str], attempt: int = 0) -> list[str]:
+        """The devices drawn for a round: a function of seed, round, attempt and who is connected."""
         share = setup.recipe.server.cohort
         if share >= 1:
             return here
-        rng = np.random.Generator(np.random.PCG64(seed_of(state.seed, "cohort", number)))
+        rng = np.random.Generator(
+            np.random.PCG64(seed_of(state.seed, "cohort", number, *([attempt] if attempt else [])))
+        )
         size = max(1, round(share * len(here)))
         return sorted(here[i] for i in rng.permutation(len(here))[:size])
 

@@ -162,12 +162,12 @@ class Loop:
         if kept is not None:
             return Decisions.from_plain(msgspec.json.decode(kept))
         while True:
-            cohort = self._gather(number)
-            decisions = self.fleet.decide(self.setup, self.state, number, cohort)
+            here = self._gather(number)
+            decisions = self.fleet.draw(self.setup, self.state, number, here)
             self._tell_idle(decisions.idle)
             if decisions.rows:
                 break
-            self._notice(f"round {number}: waiting: none of the {len(cohort)} devices here can take part", again=True)
+            self._notice(f"round {number}: waiting: none of the {len(here)} devices here can take part", again=True)
             self._pump(1.0)
         self.step("plan")
         plain = msgspec.json.encode(decisions.to_plain())  # `one` waits until it is durable
@@ -175,14 +175,14 @@ class Loop:
         return decisions
 
     def _gather(self, number: int) -> list[str]:
-        """Wait until enough devices are connected and measured; returns the cohort, a function of seed and round."""
+        """Wait until enough devices are connected and measured; returns their names in order."""
         least = self.setup.recipe.server.least
         while True:
             self._pump(0.0)
             here = sorted(self.carrier.devices())
             waiting = self._measure(here)
             if len(here) >= least and not waiting:
-                return self.fleet.cohort(self.setup, self.state, number, here)
+                return here
             missing = f"measuring {', '.join(waiting)}" if waiting else f"{len(here)} of {least} devices connected"
             self._notice(f"round {number}: waiting: {missing}", again=True)
             self._pump(0.5)

@@ -128,7 +128,7 @@ class ElasticStrategy(Strategy):
             self.state = self._fleet.heard(self.state, joined)
         self.state = replace(self.state, params=from_arrays(arrays), round=server_round - 1)
         here = sorted(grid.carrier.devices())
-        self._decided = self._fleet.decide(self.setup, self.state, server_round, here)
+        self._decided = self._fleet.draw(self.setup, self.state, server_round, here)
         self.state = rounds.publication(self.setup, self.state)
         self._asked = rounds.orders(self.setup, self.state, self._decided)
         self._read = grid.spool.read

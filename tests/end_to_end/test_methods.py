@@ -374,3 +374,10 @@ def test_a_run_may_be_scored_every_few_rounds_and_always_at_its_end(tmp_path: Pa
 def test_newcomers_are_timed_unless_the_recipe_does_without(tmp_path: Path, timed: bool) -> None:
     ran = simulate(tmp_path / "run", "fedavg", 1, plan={"timed": timed})
     assert [device.trained for device in ran.devices] == [1 + timed] * 3
+
+
+def test_a_cohort_that_affords_nothing_is_drawn_anew(tmp_path: Path) -> None:
+    """One device of three is drawn a round, and one alone affords the model; waiting would never change the draw."""
+    tight = [Budgets(upload_bytes=1), Budgets(), Budgets(upload_bytes=1)]
+    ran = simulate(tmp_path / "run", "drop-weak", 6, budgets=tight, server={"cohort": 0.34})
+    assert [[d["name"] for d in line["devices"]] for line in ran.lines] == [["device-001"]] * 6

@@ -49,13 +49,15 @@ def every() -> list[Contender]:
         Contender("drop-weak", "drop-weak", level=0),
         Contender("all-small", "all-small", one=-1),
         *(Contender(f"exclusive, class {k + 1}", "exclusive", level=k, one=k) for k in (1, 2)),
+        Contender("inclusivefl, no momentum", "inclusivefl", {"fold": {"momentum": 0.0}}, ladder=True),
         Contender("elf, depth alone", "elf", _DEPTH_ALONE, ladder=True),
         *single,
     ]
 
 
-_SPECIAL = {"fedavg", "all-large", "all-small", "drop-weak", "exclusive", "elf"}
-# eLF with masks needs proxy data and two rates a class: `bench elf` has it.
+_SPECIAL = {"fedavg", "all-large", "all-small", "drop-weak", "exclusive", "elf", "inclusivefl"}
+# The momentum of InclusiveFL has no mean step where a trunk widens: `bench text` has it. eLF with masks needs proxy
+# data and two rates a class: `bench elf` has it.
 _DEPTH_ALONE = {"holds": {"densities": [1.0], "crossed": False}, "rule": {"score": "size"}}
 
 

@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 
 from pleat.disk import write_atomic
+from pleat.errors import PleatError
 from pleat.exchange.report import Budgets
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
@@ -47,18 +48,24 @@ Result = dict[str, Any]
 def results(
     setting: Setting, chosen: Sequence[Contender], seeds: Sequence[int], jobs: int, cache: Path
 ) -> dict[str, list[Result]]:
-    """Contender -> its results, in the order of the seeds."""
+    """Contender -> its results, in the order of the seeds; what failed at any is told of and left out."""
     data, folder = digest(setting), cache / setting.name
     paths = {(c.name, seed): folder / f"{_stem(c, seed, data, setting.model)}.json" for c in chosen for seed in seeds}
     missing = [(c, seed) for seed in seeds for c in chosen if not paths[c.name, seed].is_file()]
     print(f"{len(paths) - len(missing)} of {len(paths)} runs are in {folder}", file=sys.stderr)
+    failed: list[str] = []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         asked: dict[Future[Result], tuple[Contender, int]] = {
             pool.submit(one, setting, contender, seed): (contender, seed) for contender, seed in missing
         }
         for number, done in enumerate(as_completed(asked), 1):
             contender, seed = asked[done]
-            result = done.result()
+            try:
+                result = done.result()
+            except PleatError as error:
+                failed.append(contender.name)
+                print(f"[{number}/{len(missing)}] {contender.name}, seed {seed}: failed: {error}", file=sys.stderr)
+                continue
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(paths[contender.name, seed], msgspec.json.format(msgspec.json.encode(result), indent=1))
             print(
@@ -67,7 +74,8 @@ def results(
                 file=sys.stderr,
                 flush=True,
             )
-    return {c.name: [msgspec.json.decode(paths[c.name, s].read_bytes()) for s in seeds] for c in chosen}
+    done_ones = [c for c in chosen if c.name not in failed]
+    return {c.name: [msgspec.json.decode(paths[c.name, s].read_bytes()) for s in seeds] for c in done_ones}
 
 
 def _told(accuracy: float | None) -> str:
