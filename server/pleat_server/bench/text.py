@@ -21,11 +21,10 @@ from pleat.shard import Shard
 from pleat_server.bench.methods import table
 from pleat_server.bench.methods.contenders import Contender, picked
 from pleat_server.bench.methods.runs import results
-from pleat_server.bench.methods.setting import VALIDATION, Setting
+from pleat_server.bench.methods.setting import VALIDATION, Setting, numbers
 from pleat_server.shards import Source, deal
 from pleat_server.sources import open_source
 
-CACHE = Path("build/bench/text")
 WORDS, VOCABULARY = 16, 2048
 OPTIONS = ("data", "only", "seeds", "rounds", "jobs", "part")
 
@@ -118,9 +117,9 @@ def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
     Raises UseError for what it does not know.
     """
     setting = named(options)
-    seeds = [int(s) for s in options.get("seeds", "0").split(",")]
+    seeds, jobs = numbers("text", options, "seeds", "0"), numbers("text", options, "jobs", "2")[0]
     chosen = picked(every(), options.get("only", ""), "text")
-    figures = table.figures(setting, results(setting, chosen, seeds, int(options.get("jobs", "2")), CACHE))
+    figures = table.figures(setting, results(setting, chosen, seeds, jobs, out / "text"))
     table.show(figures)
     table.draw(figures, out / "text.png")
     return figures
@@ -138,6 +137,6 @@ def named(options: Mapping[str, str]) -> Sentences:
     part = options.get("part", "test")
     if part not in ("test", "validation"):
         raise UseError(f"bench text: part must be test or validation, got {part!r}")
-    rounds = int(options.get("rounds", "0"))
+    rounds = numbers("text", options, "rounds", "0")[0]
     setting = replace(SETTING, data=options["data"], part=part)  # type: ignore[arg-type]  # checked above
     return replace(setting, rounds=rounds, every=min(setting.every, rounds)) if rounds else setting

@@ -13,11 +13,9 @@ from typing import Any
 from pleat_server.bench.methods import table
 from pleat_server.bench.methods.contenders import contenders
 from pleat_server.bench.methods.runs import results
-from pleat_server.bench.methods.setting import SETTINGS, named
+from pleat_server.bench.methods.setting import SETTINGS, named, numbers
 
 __all__ = ["SETTINGS", "run"]
-
-CACHE = Path("build/bench/methods")
 
 
 def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
@@ -29,8 +27,8 @@ def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
     """
     setting = named(options)
     chosen = contenders(setting, options.get("only", ""))
-    seeds = [int(s) for s in options.get("seeds", "0").split(",")]
-    found = results(setting, chosen, seeds, int(options.get("jobs", "2")), CACHE)
+    seeds, jobs = numbers("methods", options, "seeds", "0"), numbers("methods", options, "jobs", "2")[0]
+    found = results(setting, chosen, seeds, jobs, out / "methods")
     figures = table.figures(setting, found)
     table.show(figures)
     table.draw(figures, out / f"methods-{setting.name}.png")

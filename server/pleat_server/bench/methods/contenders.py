@@ -8,7 +8,7 @@ has momentum nor averages: what is compared is the method.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,12 @@ class Contender:
     level: int | None = None
     ladder: bool = False  # its sizes are the budgets'
     one: int | None = None  # its one size is this class's
+    largest: bool = False  # every device trains the largest of its sizes: what the budgets cost this method
+
+    @property
+    def told(self) -> str:
+        """Its fields that are not the defaults: a new field changes the name of no result."""
+        return repr({f.name: v for f in fields(self) if (v := getattr(self, f.name)) not in (f.default, {})})
 
 
 def every() -> list[Contender]:
@@ -51,6 +57,7 @@ def every() -> list[Contender]:
         *(Contender(f"exclusive, class {k + 1}", "exclusive", level=k, one=k) for k in (1, 2)),
         Contender("inclusivefl, no momentum", "inclusivefl", {"fold": {"momentum": 0.0}}, ladder=True),
         Contender("elf, depth alone", "elf", _DEPTH_ALONE, ladder=True),
+        Contender("elastic, all at full size", "elastic", ladder=True, largest=True),
         *single,
     ]
 
@@ -98,7 +105,7 @@ def overrides(setting: Setting, contender: Contender, model: ModelMap, params: P
         if contender.one is not None:
             rungs = (rungs[contender.one],)
         laid["holds"] = {**laid.get("holds", {}), **{key: [r[i] for r in rungs] for i, key in _axes(recipe).items()}}
-        if contender.ladder:
+        if contender.ladder and not contender.largest:
             laid["plan"]["settings"] = {
                 f"device-{d:03d}": float(setting.class_of(d)) for d in range(setting.devices) if setting.class_of(d)
             }
@@ -119,6 +126,8 @@ def ladder(setting: Setting, recipe: Recipe, model: ModelMap, params: Params) ->
     draw, places = Draw(0, 1, "", params), list[float]()
     measure: Callable[[ModelMap, Selection], int] = size.count if setting.measure == "parameters" else size.macs
     cost = {k: measure(model, chosen(recipe.rule, model, _rung(recipe, k / STEPS), draw)) for k in range(1, STEPS + 1)}
+    if cost[1] == cost[STEPS]:
+        raise UseError(f"recipe {recipe.name}: all its sizes take as many {setting.measure}, so that no budget tells")
     for budget in setting.budgets:
         fitting = [k for k, c in cost.items() if c <= budget * cost[STEPS] * (1 + 1e-9)] or [1]
         place = max(fitting) / STEPS

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def _told(accuracy: float | None) -> str:
 def _stem(contender: Contender, seed: int, data: str, model: str) -> str:
     plain = "".join(ch if ch.isalnum() else "-" for ch in contender.name)
     recipe = recipes.load(contender.recipe, model=model, overrides=contender.laid)
-    what = f"{VERSION} {data} {asdict(contender)!r} {told(recipe)}"
+    what = f"{VERSION} {data} {contender.told} {told(recipe)}"
     return f"{plain}-{seed}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
 

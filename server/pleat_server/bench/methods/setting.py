@@ -84,9 +84,18 @@ def named(options: Mapping[str, str]) -> Setting:
     part = options.get("part", "test")
     if part not in ("test", "validation"):
         raise UseError(f"bench methods: part must be test or validation, got {part!r}")
-    rounds = int(options.get("rounds", "0"))
+    rounds = numbers("methods", options, "rounds", "0")[0]
     setting = replace(SETTINGS[name], data=options.get("data", ""), part=part)  # type: ignore[arg-type]  # checked above
     return replace(setting, rounds=rounds, every=min(setting.every, rounds)) if rounds else setting
+
+
+def numbers(bench: str, options: Mapping[str, str], name: str, default: str) -> list[int]:
+    """Whole numbers from 0 with commas between. Raises UseError."""
+    text = options.get(name, default)
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise UseError(f"bench {bench}: {name} must be whole numbers with commas between, got {text!r}")
+    return [int(word) for word in words]
 
 
 def shards(setting: Setting, seed: int) -> tuple[tuple[Shard, ...], Shard]:
@@ -102,15 +111,20 @@ def _whole(data: str) -> tuple[Shard, Shard | None]:
     """Training samples, and test samples where the data set has them."""
     if not data:
         return digits().shard, None
-    path = Path(data)
-    if not path.is_file():
-        raise UseError(f"bench methods: no data file {path}; expected an .npz with {', '.join(ARRAYS)}")
+    path = _file(data)
     with np.load(path, allow_pickle=False) as archive:
         missing = [name for name in ARRAYS if name not in archive.files]
         if missing:
             raise UseError(f"bench methods: {path} has no array {missing[0]!r}; expected {', '.join(ARRAYS)}")
         train, test = (make(_images(archive[f"x_{p}"]), archive[f"y_{p}"], str(path)) for p in ("train", "test"))
     return train, test
+
+
+def _file(data: str) -> Path:
+    path = Path(data)
+    if not path.is_file():
+        raise UseError(f"bench methods: no data file {path}; expected an .npz with {', '.join(ARRAYS)}")
+    return path
 
 
 def _images(x: Any) -> Any:
@@ -125,5 +139,5 @@ def _images(x: Any) -> Any:
 
 def digest(setting: Setting) -> str:
     """Of everything that a run's outcome follows from but the contender and the seed; of a data file its bytes."""
-    data = hashlib.sha256(Path(setting.data).read_bytes()).hexdigest() if setting.data else "digits"
+    data = hashlib.sha256(_file(setting.data).read_bytes()).hexdigest() if setting.data else "digits"
     return hashlib.sha256(f"{replace(setting, data=data)!r}".encode()).hexdigest()[:16]
