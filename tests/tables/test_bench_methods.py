@@ -17,7 +17,7 @@ from pleat.nets.trace import model_map
 from pleat.recipes.load import load, names
 from pleat_server.bench import methods
 from pleat_server.bench.methods import runs, table
-from pleat_server.bench.methods.contenders import STEPS, Contender, contenders, every, ladder, overrides
+from pleat_server.bench.methods.contenders import STEPS, Contender, contenders, every, ladder, overrides, shares
 from pleat_server.bench.methods.setting import SETTINGS, Setting, digest, named
 from pleat_server.plan.catalogue import chosen
 
@@ -160,3 +160,11 @@ def test_a_result_is_named_by_what_it_follows_from() -> None:
 def test_the_contenders_asked_for_keep_their_order() -> None:
     assert [c.name for c in contenders(SETTINGS["s"], "heterofl;drop-weak")] == ["heterofl", "drop-weak"]
     assert named({"rounds": "3"}).every == 3
+
+
+def test_what_a_class_trains_is_told_with_a_star_where_it_is_more_than_it_affords() -> None:
+    by_depth = next(c for c in every() if c.name == "elf, depth alone")
+    found = shares(SETTINGS["s"], by_depth, MODEL, PARAMS)
+    assert found == pytest.approx([1, 0.474, 0.447, 0.447, 0.447], abs=1e-3)  # stem, widening blocks and head stay
+    assert table._sizes(found, SETTINGS["s"].budgets) == "100 47 45* 45* 45*"
+    assert shares(SETTINGS["s"], Contender("all-large", "all-large"), MODEL, PARAMS) == []

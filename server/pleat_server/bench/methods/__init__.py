@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pleat.nets.build import initial
+from pleat.nets.trace import model_map
 from pleat_server.bench.methods import table
-from pleat_server.bench.methods.contenders import contenders
-from pleat_server.bench.methods.runs import results
+from pleat_server.bench.methods.contenders import contenders, shares
+from pleat_server.bench.methods.runs import net_of, results
 from pleat_server.bench.methods.setting import SETTINGS, named, numbers
 
 __all__ = ["SETTINGS", "run"]
@@ -30,6 +32,12 @@ def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
     seeds, jobs = numbers("methods", options, "seeds", "0"), numbers("methods", options, "jobs", "2")[0]
     found = results(setting, chosen, seeds, jobs, out / "methods")
     figures = table.figures(setting, found)
+    devices, test = setting.shards(seeds[0])
+    classes = 1 + max(int(s.y.max()) for s in (*devices, test))
+    for contender in (c for c in chosen if c.name in found):
+        net = net_of(setting, contender, test.input_shape, classes)
+        sizes = shares(setting, contender, model_map(net), initial(net, seeds[0]))
+        figures["methods"][contender.name]["shares"] = sizes
     table.show(figures)
     table.draw(figures, out / f"methods-{setting.name}.png")
     return figures

@@ -123,8 +123,7 @@ def ladder(setting: Setting, recipe: Recipe, model: ModelMap, params: Params) ->
 
     Equal neighbours are told apart by less than a step, so that every class has a row of its own.
     """
-    draw, places = Draw(0, 1, "", params), list[float]()
-    measure: Callable[[ModelMap, Selection], int] = size.count if setting.measure == "parameters" else size.macs
+    draw, places, measure = Draw(0, 1, "", params), list[float](), _measure(setting)
     cost = {k: measure(model, chosen(recipe.rule, model, _rung(recipe, k / STEPS), draw)) for k in range(1, STEPS + 1)}
     if cost[1] == cost[STEPS]:
         raise UseError(f"recipe {recipe.name}: all its sizes take as many {setting.measure}, so that no budget tells")
@@ -133,6 +132,21 @@ def ladder(setting: Setting, recipe: Recipe, model: ModelMap, params: Params) ->
         place = max(fitting) / STEPS
         places.append(place if not places or place < places[-1] else places[-1] - 1e-6)
     return tuple(_rung(recipe, place) for place in places)
+
+
+def _measure(setting: Setting) -> Callable[[ModelMap, Selection], int]:
+    return size.count if setting.measure == "parameters" else size.macs
+
+
+def shares(setting: Setting, contender: Contender, model: ModelMap, params: Params) -> list[float]:
+    """What the sizes of the classes come to, as shares of the largest in the setting's measure; above a budget where
+    the method has nothing that small. None for contenders without sizes of their own."""
+    if not contender.ladder:
+        return []
+    recipe = recipes.load(contender.recipe, model=setting.model, overrides=contender.laid)
+    draw, rungs = Draw(0, 1, "", params), ladder(setting, recipe, model, params)
+    costs = [_measure(setting)(model, chosen(recipe.rule, model, rung, draw)) for rung in rungs]
+    return [cost / costs[0] for cost in costs]
 
 
 def _rung(recipe: Recipe, place: float) -> Rung:

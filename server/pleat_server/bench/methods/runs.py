@@ -23,6 +23,7 @@ import numpy as np
 
 from pleat.disk import write_atomic
 from pleat.errors import PleatError
+from pleat.exchange.order import NetSpec
 from pleat.exchange.report import Budgets
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
@@ -104,8 +105,7 @@ def one(setting: Setting, contender: Contender, seed: int) -> Result:
     use_threads(1)
     devices, test = setting.shards(seed)
     classes = 1 + max(int(s.y.max()) for s in (*devices, test))
-    exits = recipes.load(contender.recipe, model=setting.model, overrides=contender.laid).holds.exits
-    net = spec(setting.model, test.input_shape, classes, exits)
+    net = net_of(setting, contender, test.input_shape, classes)
     laid = overrides(setting, contender, model_map(net), initial(net, seed))
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig(
@@ -140,6 +140,12 @@ def _drawn(test: Shard, count: int, seed: int, devices: int) -> list[Shard]:
     rng = np.random.default_rng([seed, 11])
     rows = [np.sort(rng.permutation(len(test))[:count]) for _ in range(devices)]
     return [Shard(test.x[r], test.y[r]) for r in rows]
+
+
+def net_of(setting: Setting, contender: Contender, input_shape: tuple[int, ...], classes: int) -> NetSpec:
+    """The setting's net, with the exits that the contender's recipe asks for."""
+    exits = recipes.load(contender.recipe, model=setting.model, overrides=contender.laid).holds.exits
+    return spec(setting.model, input_shape, classes, exits)
 
 
 def summed_up(setting: Setting, setup: Setup, lines: Sequence[dict[str, Any]]) -> Result:

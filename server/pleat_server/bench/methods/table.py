@@ -55,18 +55,32 @@ def show(figures: Mapping[str, Any]) -> None:
     title = f"setting {setting['name']}, {setting['rounds']} rounds, seeds: {n}, scored on {setting['part']}"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("method", no_wrap=True)
-    for heading in ("full size %", "by size, largest first %", "MB up", "MB down", "T multiply-adds"):
+    for heading in (
+        "full size %",
+        "by size, largest first %",
+        "sizes, % of the largest",
+        "MB up",
+        "MB down",
+        "T multiply-adds",
+    ):
         table.add_column(heading, justify="right")
     for name, one in ranked(figures):
         table.add_row(
             name,
             _percent(one["full"], one["full_spread"] if n > 1 else None),
             " ".join(f"{100 * a:.0f}" for a in one["by_size"]) or "-",
+            _sizes(one.get("shares", []), setting["budgets"]),
             f"{one['bytes_up'] / 1e6:.0f}",
             f"{one['bytes_down'] / 1e6:.0f}",
             f"{one['macs'] / 1e12:.2f}",
         )
     console.print(table)
+
+
+def _sizes(shares: Sequence[float], budgets: Sequence[float]) -> str:
+    """What each class trains, a star behind what is more than its budget."""
+    pairs = zip(shares, budgets, strict=False)
+    return " ".join(f"{100 * share:.0f}" + "*" * (share > 1.02 * budget) for share, budget in pairs) or "-"
 
 
 def ranked(figures: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
