@@ -103,7 +103,9 @@ def _ours(folder: Path, recipe: str) -> Iterator[Loop]:
     """A run of `recipe` at full size, with its devices connected."""
     net = spec("mlp", (1, 8, 8), 10, **LAYERS)
     own = recipes.load(
-        recipe, overrides={"holds": {"widths": [1.0]}, "server": {"least": DEVICES}, "plan": {"policy": "lookup"}}
+        recipe,
+        model="mlp",
+        overrides={"holds": {"widths": [1.0]}, "server": {"least": DEVICES}, "plan": {"policy": "lookup"}},
     )
     setup = Setup(model_map(net), net, own, catalogue(model_map(net), own, 0, initial(net, 0)))
     spool = Spool(folder / "spool")
