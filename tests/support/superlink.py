@@ -54,7 +54,7 @@ class Runtime:
                 self._running.enter_context(process(words, self.folder / f"runtime-{number}.log", self._env))
         finally:
             os.chdir(here)
-        until(lambda: "SuperLink" in self.shell("flwr list here").stdout, "the SuperLink to answer")
+        until(lambda: '"runs"' in self.shell("flwr list here --format json").stdout, "the SuperLink to answer")
 
     def stop(self) -> None:
         self._running.close()
