@@ -56,6 +56,7 @@ def every() -> list[Contender]:
         Contender("all-small", "all-small", one=-1),
         *(Contender(f"exclusive, class {k + 1}", "exclusive", level=k, one=k) for k in (1, 2)),
         Contender("inclusivefl, no momentum", "inclusivefl", {"fold": {"momentum": 0.0}}, ladder=True),
+        Contender("depthfl, not distilled", "depthfl", {"objective": {"settings": {"distil": 0.0}}}, ladder=True),
         Contender("elf, depth alone", "elf", _DEPTH_ALONE, ladder=True),
         Contender("elastic, all at full size", "elastic", ladder=True, largest=True),
         *single,
