@@ -21,7 +21,7 @@ def run(
         list[str] | None,
         typer.Option(
             "--option",
-            help="Of methods: setting=s (s, s-macs, s-iid), data=FILE.npz, only=NAME,NAME, seeds=0,1,2, rounds=100, "
+            help="Of methods: setting=s (s, s-macs, s-iid), data=FILE.npz, only='NAME;NAME', seeds=0,1,2, rounds=100, "
             "jobs=2, part=test; of text all of them but setting, and data=FILE.json.xz; of elf: data, model, rounds, "
             "devices, splits, seeds. Repeatable.",
             metavar="KEY=VALUE",

@@ -24,7 +24,7 @@ def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
     """Every contender of the setting at every seed, from the cache where it was run before; the table as JSON.
 
     Options: `setting` (s, s-macs, s-iid), `data` (an .npz; scikit-learn's digits without), `only` (contenders, with
-    commas between), `seeds` (0,1,2), `rounds`, `jobs` (processes at a time), `part` (test, or validation: a fifth of
+    ; between), `seeds` (0,1,2), `rounds`, `jobs` (processes at a time), `part` (test, or validation: a fifth of
     the training data, for choosing numbers). Raises UseError for what it does not know.
     """
     setting = named(options)
