@@ -23,6 +23,8 @@ from pleat.nets.build import build, initial, spec
 from pleat.nets.exits import Absent, Exits, answer, logits_of
 from pleat.nets.shrink import load, read, shrink
 from pleat.nets.trace import look, look_at, model_map, trace
+from pleat.recipes.load import load as recipe_of
+from pleat_server.plan.catalogue import chosen
 from support.cutting import CLOSE, each_group, sample, shaken, zeroed
 
 torch.set_num_threads(1)
@@ -334,3 +336,17 @@ def test_the_map_of_a_net_without_exits_says_nothing_of_them() -> None:
     assert isinstance(build(NETS["mlp"].factory, NETS["mlp"].arguments), Exits)
     assert WHOLE.is_whole
     assert np.isfinite(read(shaken(Early()))["far.weight"]).all()
+
+
+@pytest.mark.parametrize("recipe", ["depthfl", "scalefl", "inclusivefl"])
+@pytest.mark.parametrize(
+    ("net", "shape"), [("mlp", (1, 8, 8)), ("resnet6", (1, 8, 8)), ("resnet8", (1, 8, 8)), ("transformer", (16,))]
+)
+def test_every_size_that_a_recipe_offers_has_another_deepest_exit(
+    recipe: str, net: str, shape: tuple[int, ...]
+) -> None:
+    chosen_by = recipe_of(recipe, model=net)
+    model = model_map(spec(net, shape, 10, chosen_by.holds.exits))
+    sizes = [chosen(chosen_by.rule, model, rung, Draw()) for rung in chosen_by.holds.rungs]
+    deepest = [max(i for i, e in enumerate(model.exits) if e not in s.dropped) for s in sizes]
+    assert deepest == sorted(set(deepest), reverse=True)
