@@ -6,7 +6,6 @@ and kernels have masks; of equal sizes the first entries are taken. A new adjust
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pleat.elastic.portion import within_masks
 from pleat.elastic.pruning import keep_largest, pruned
 from pleat.elastic.selection import Selection, cuts, held, make, shape_of
 from pleat.elastic.selection import global_index as at
-from pleat.errors import UseError
+from pleat.errors import named
 from pleat.modelmap import ModelMap, TensorSpec
 from pleat.params import Array, Params
 
@@ -165,9 +164,4 @@ ADJUSTERS: dict[str, Adjuster] = {
 
 def adjuster(name: str) -> Adjuster:
     """The adjuster called `name`; none for "". Raises UseError with the nearest name."""
-    if name not in ADJUSTERS:
-        known = [n for n in ADJUSTERS if n]
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        raise UseError(f"unknown adjuster {name!r}; {hint}")
-    return ADJUSTERS[name]
+    return named("adjuster", name, ADJUSTERS)

@@ -8,7 +8,6 @@ function and one row of the table.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from pleat.errors import UseError
+from pleat.errors import UseError, named
 from pleat.nets.tensors import bind
 
 Settings = Mapping[str, float]
@@ -65,11 +64,7 @@ GATES: dict[str, Gate] = {"threshold": Gate(threshold), "hard": Gate(hard), "swa
 
 def gate(name: str) -> Gate:
     """The gate called `name`. Raises UseError with the nearest name."""
-    if name not in GATES:
-        near = difflib.get_close_matches(name, GATES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(GATES)}"
-        raise UseError(f"unknown gate {name!r}; {hint}")
-    return GATES[name]
+    return named("gate", name, GATES)
 
 
 class Gated:

@@ -11,7 +11,6 @@ A new objective is one function and one row of the table.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pleat.errors import UseError
+from pleat.errors import named
 
 
 class Logits(Protocol):
@@ -163,8 +162,4 @@ OBJECTIVES: dict[str, Objective] = {
 
 def objective(name: str) -> Objective:
     """The objective called `name`. Raises UseError with the nearest name."""
-    if name not in OBJECTIVES:
-        near = difflib.get_close_matches(name, OBJECTIVES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(OBJECTIVES)}"
-        raise UseError(f"unknown objective {name!r}; {hint}")
-    return OBJECTIVES[name]
+    return named("objective", name, OBJECTIVES)

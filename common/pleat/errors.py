@@ -4,6 +4,13 @@ Every message says what happened, where, what was expected, what was found, and 
 A program's entry point turns a `PleatError` into one line on standard error and its `exit_code`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
 
 class PleatError(Exception):
     """Base of all errors that pleat raises on purpose; `exit_code` is what a command ends with."""
@@ -39,3 +46,14 @@ class Fatal(PleatError):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def named(kind: str, name: str, table: Mapping[str, Found]) -> Found:
+    """The entry `name` of a table of `kind`s. Raises UseError with the nearest name, or with all that there are."""
+    if name not in table:
+        import difflib  # the idle daemon does without
+
+        near = difflib.get_close_matches(name, table, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(n for n in table if n)}"
+        raise UseError(f"unknown {kind} {name!r}; {hint}")
+    return table[name]

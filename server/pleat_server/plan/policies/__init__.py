@@ -6,10 +6,9 @@ checkpoint needs no code of theirs; randomness is a function of (seed, round, de
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 
-from pleat.errors import UseError
+from pleat.errors import named
 from pleat_server.plan.policies.base import Choice, Policy, State
 from pleat_server.plan.policies.ducb import Ducb
 from pleat_server.plan.policies.fixed import Fixed
@@ -28,8 +27,4 @@ POLICIES: dict[str, Callable[[Mapping[str, float]], Policy]] = {
 
 def policy_of(name: str, settings: Mapping[str, float]) -> Policy:
     """The policy `name` with `settings`. Raises UseError for an unknown name or setting, with the nearest one."""
-    if name not in POLICIES:
-        near = difflib.get_close_matches(name, POLICIES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(POLICIES)}"
-        raise UseError(f"unknown policy {name!r}; {hint}")
-    return POLICIES[name](settings)
+    return named("policy", name, POLICIES)(settings)
