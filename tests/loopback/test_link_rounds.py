@@ -84,7 +84,7 @@ async def test_a_device_may_start_before_the_server_and_stays_for_the_next_run(t
     second = Fleet(tmp_path / "3", listen=address)
     await heard.until("joined")
     await second.close()
-    assert ("lost", "the server is closing") in heard.lines
+    await heard.until("lost", word="the server is closing")
     third = Fleet(tmp_path / "4", listen=address)
     await heard.until("joined", 2)
     await link_home.close()

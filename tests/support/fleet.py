@@ -121,12 +121,14 @@ class Heard:
     def kinds(self) -> list[str]:
         return [line[0] for line in self.lines]
 
-    async def until(self, kind: str, count: int = 1) -> tuple[str, ...]:
-        """Wait for the `count`-th line of a kind."""
-        while self.kinds().count(kind) < count:
+    async def until(self, kind: str, count: int = 1, word: str = "") -> tuple[str, ...]:
+        """Wait for the `count`-th line of a kind, of those that are about `word`."""
+        while True:
+            found = [line for line in self.lines if line[0] == kind and (not word or word in line[1])]
+            if len(found) >= count:
+                return found[count - 1]
             self.news.clear()
             await asyncio.wait_for(self.news.wait(), 20)
-        return [line for line in self.lines if line[0] == kind][count - 1]
 
 
 class RawDevice:
