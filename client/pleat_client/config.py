@@ -6,7 +6,6 @@ Sizes are bytes, or text with a unit: "300MiB" (1024s), "2MB" (1000s).
 
 from __future__ import annotations
 
-import difflib
 import os
 import platform
 import re
@@ -17,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from pleat.errors import UseError
+from pleat.errors import UseError, hint
 from pleat.exchange.report import Budgets
 from pleat_client import roots
 
@@ -157,9 +156,7 @@ def check_keys(found: Iterable[str], where: str, more: Sequence[str] = (), then:
     known = (*Config.__struct_fields__, *more)
     for key in found:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
-            raise UseError(f"{where}: unknown key '{key}'; {hint}{then}")
+            raise UseError(f"{where}: unknown key {key!r}; {hint(key, known, 'known are')}{then}")
 
 
 def _checked(config: Config) -> Config:

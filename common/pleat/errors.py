@@ -6,7 +6,7 @@ A program's entry point turns a `PleatError` into one line on standard error and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 Found = TypeVar("Found")
@@ -51,9 +51,19 @@ class Fatal(PleatError):
 def named(kind: str, name: str, table: Mapping[str, Found]) -> Found:
     """The entry `name` of a table of `kind`s. Raises UseError with the nearest name, or with all that there are."""
     if name not in table:
-        import difflib  # the idle daemon does without
-
-        near = difflib.get_close_matches(name, table, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(n for n in table if n)}"
-        raise UseError(f"unknown {kind} {name!r}; {hint}")
+        raise UseError(f"unknown {kind} {name!r}; {hint(name, table)}")
     return table[name]
+
+
+def nearest(word: str, known: Iterable[str], closeness: float = 0.6) -> str:
+    """The known name most like `word`, of those that are like it by at least `closeness` (0 to 1); "" where none is."""
+    import difflib  # the idle daemon does without
+
+    return next(iter(difflib.get_close_matches(word, [name for name in known if name], 1, closeness)), "")
+
+
+def hint(word: str, known: Iterable[str], told: str = "there are") -> str:
+    """What to say of a `word` that is not known: "did you mean 'x'?", or where none is near "there are x, y"."""
+    names = [name for name in known if name]
+    near = nearest(word, names)
+    return f"did you mean {near!r}?" if near else f"{told} {', '.join(names) or 'none'}"

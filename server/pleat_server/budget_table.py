@@ -5,7 +5,6 @@ Unknown is shown as a dash, never as 0; no limit as a dash too.
 
 from __future__ import annotations
 
-import difflib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pleat.errors import UseError
+from pleat.errors import UseError, hint
 from pleat_server.keep.history import History
 from pleat_server.live import size
 
@@ -41,9 +40,7 @@ def read(folder: Path, name: str = "") -> list[dict[str, Any]]:
     found = [row for row in rows if row["name"] == name]
     if not found:
         known = [row["name"] for row in rows]
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has seen {', '.join(known) or 'none'}"
-        raise UseError(f"{folder} has seen no device {name!r}; {hint}")
+        raise UseError(f"{folder} has seen no device {name!r}; {hint(name, known, 'it has seen')}")
     return found
 
 

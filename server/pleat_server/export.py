@@ -7,7 +7,6 @@ whatever goes wrong leaves what was there.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from pleat.disk import failure, make_folder, sync_folder, temporary_beside, write_atomic
 from pleat.elastic import size as sizes
 from pleat.elastic.selection import WHOLE, Selection
-from pleat.errors import LocalError, UseError
+from pleat.errors import LocalError, UseError, named
 from pleat_server import formats
 from pleat_server.exported import Opened, opened
 from pleat_server.formats import FORMATS, Outputs
@@ -42,11 +41,7 @@ def export(
     Raises UseError for a size, depth, format, run or file that cannot be, LocalError where the file does not compute
     what the submodel does or cannot be written; nothing is left then that was not there.
     """
-    kind = FORMATS.get(name)
-    if kind is None:
-        near = difflib.get_close_matches(name, FORMATS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(FORMATS)}"
-        raise UseError(f"unknown format {name!r}; {hint}")
+    kind = named("format", name, FORMATS)
     formats.check_installed(name)
     run = opened(folder)
     selection = run.submodel(size, depth)

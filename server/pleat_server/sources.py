@@ -7,7 +7,6 @@ in one line that says what to type instead.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pleat.errors import UseError
+from pleat.errors import UseError, nearest
 from pleat.shard import Shard, make, read
 from pleat_server.shards import Source
 from pleat_server.texts import SUFFIXES, VOCABULARY, WORDS, read_texts
@@ -120,8 +119,8 @@ def from_torchvision(name: str, size: int, root: Path, download: bool) -> Source
     datasets = _torchvision(name)
     kinds = [n for n in dir(datasets) if inspect.isclass(getattr(datasets, n)) and n[0].isupper()]
     if name not in kinds:
-        near = difflib.get_close_matches(name, ["digits", *kinds], 1, 0.5)
-        raise UseError(f"no data set {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; {_expected()}"))
+        near = nearest(name, ["digits", *kinds], 0.5)
+        raise UseError(f"no data set {name!r}; " + (f"did you mean {near!r}?" if near else _expected()))
     try:
         dataset = getattr(datasets, name)(**_arguments(getattr(datasets, name), root, download))
         arrays, labels = _arrays(dataset, size), np.array([int(y) for y in _labels(dataset)])

@@ -222,7 +222,7 @@ def test_a_rate_that_would_leave_nothing_or_more_than_all_is_refused(name, rate)
 def test_an_unknown_chooser_is_answered_with_the_nearest():
     with pytest.raises(UseError, match=r"unknown chooser 'prefx'; did you mean 'prefix'\?"):
         choose("prefx", mlp(), 0.5, Draw())
-    with pytest.raises(UseError, match="unknown chooser 'zzz'; choosers: whole, prefix, inner, hyb, random, rolling"):
+    with pytest.raises(UseError, match="unknown chooser 'zzz'; there are whole, prefix, inner, hyb, random, rolling"):
         choose("zzz", mlp(), 0.5, Draw())
 
 

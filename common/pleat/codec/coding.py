@@ -8,7 +8,6 @@ Bits count the sign. A new link joins the table `LINKS`; nothing else here, and 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,7 +22,7 @@ from pleat.codec.select import kept, structured, topk, topk_each
 from pleat.codec.subspace import Subspace, context_of, within
 from pleat.codec.transform import Context, Transform, chain, identity
 from pleat.elastic.selection import Selection
-from pleat.errors import UseError
+from pleat.errors import UseError, hint
 from pleat.modelmap import ModelMap
 
 N = TypeVar("N", int, float)
@@ -177,9 +176,7 @@ def parse(text: str) -> list[Link]:
 def _link(part: str, text: str) -> Link:
     name, _, argument = part.partition(":")
     if name not in LINKS:
-        near = difflib.get_close_matches(name, LINKS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(LINKS))}"
-        raise UseError(f"coding {text!r}: unknown link {name!r}; {hint}")
+        raise UseError(f"coding {text!r}: unknown link {name!r}; {hint(name, sorted(LINKS))}")
     return LINKS[name](argument)
 
 

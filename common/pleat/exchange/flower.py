@@ -14,8 +14,7 @@ or to score, numbers in its config, and a reply as Flower's `FedAvg` expects it.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -25,7 +24,7 @@ import numpy as np
 from pleat.codec.coding import build
 from pleat.codec.transform import Context
 from pleat.elastic.selection import WHOLE
-from pleat.errors import UseError
+from pleat.errors import UseError, hint, nearest
 from pleat.exchange.order import Kind, NetSpec, Order, OrderId, Payload, Return, Work
 from pleat.exchange.report import Report
 from pleat.modelmap import ModelMap
@@ -67,22 +66,15 @@ def settings(config: Mapping[str, Any], ours: bool = True) -> Settings:
     """
     for key in config:
         if ours and key not in KEYS:
-            raise UseError(f"run config: unknown key '{key}'; {nearest(key, KEYS)}")
+            raise UseError(f"run config: unknown key {key!r}; {hint(key, KEYS, 'known are')}")
     if not config.get("model"):
-        near = difflib.get_close_matches("model", [k for k in config if k not in KEYS], 1)
-        hint = f"is '{near[0]}' meant?" if near else "add it"
-        raise UseError(f"run config: no key 'model'; {hint} such as model = \"mlp\" in [tool.flwr.app.config]")
+        near = nearest("model", [k for k in config if k not in KEYS])
+        then = f"is {near!r} meant?" if near else "add it"
+        raise UseError(f"run config: no key 'model'; {then} such as model = \"mlp\" in [tool.flwr.app.config]")
     try:
         return msgspec.convert({k: v for k, v in config.items() if k in KEYS}, Settings)
     except msgspec.ValidationError as error:
         raise UseError(f"run config: {error}; see [tool.flwr.app.config] of deploy/flower/pyproject.toml") from None
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """What to say of a key that is not known: the closest one, or all."""
-    names = list(known)
-    near = difflib.get_close_matches(key, names, 1)
-    return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(names)}"
 
 
 def shape(text: str) -> tuple[int, ...]:

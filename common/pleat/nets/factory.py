@@ -8,7 +8,6 @@ a function is called: a peer that names some other function of this machine is r
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pleat.errors import UseError
+from pleat.errors import UseError, hint
 from pleat.exchange.order import Scalar
 from pleat.nets.arguments import parse_shape
 from pleat.nets.lookup import use_lookups
@@ -40,9 +39,9 @@ def resolve(name: str) -> str:
         return name
     if name in NAMES:
         return NAMES[name]
-    near = difflib.get_close_matches(name, NAMES, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(NAMES))}"
-    raise UseError(f"unknown net {name!r}; {hint} A net of your own is named as package.module:function")
+    raise UseError(
+        f"unknown net {name!r}; {hint(name, sorted(NAMES))} A net of your own is named as package.module:function"
+    )
 
 
 def build(factory: str, arguments: Mapping[str, Scalar]) -> nn.Module:

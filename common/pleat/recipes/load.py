@@ -13,7 +13,7 @@ import msgspec
 from pleat.errors import UseError
 from pleat.recipes.checks import check
 from pleat.recipes.recipe import Recipe, Table
-from pleat.recipes.source import Source, merge, names, nearest, place, sources
+from pleat.recipes.source import Source, merge, names, nearest_key, place, sources
 
 __all__ = ["load", "names"]
 
@@ -56,7 +56,7 @@ def _known(raw: dict[str, Any], source: Source, table: str = "", prefix: str = "
     for key, value in raw.items():
         if key not in _keys(table):
             where = place([source], prefix + key)
-            raise UseError(f"recipe {where}: unknown key {prefix + key!r}; {nearest(key, table, _keys)}")
+            raise UseError(f"recipe {where}: unknown key {prefix + key!r}; {nearest_key(key, table, _keys)}")
         if not table and key == "models" and isinstance(value, dict):
             for net, laid in value.items():
                 if isinstance(laid, dict):

@@ -5,7 +5,6 @@ A recipe may extend another, so a value has a file and a line; of several that s
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pleat.errors import UseError
+from pleat.errors import UseError, hint, nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -66,9 +65,7 @@ def _file(name: str, beside: Path | None) -> Path | None:
 
 def _shipped(name: str) -> str:
     if name not in names():
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names())}"
-        raise UseError(f"unknown recipe {name!r}{hint} (`pleat recipes` lists them)")
+        raise UseError(f"unknown recipe {name!r}; {hint(name, names())} (`pleat recipes` lists them)")
     return resources.files("pleat.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -116,11 +113,8 @@ def _parts(dotted: str) -> list[str]:
 Fields = Callable[[str], Sequence[str]]  # table, "" for the recipe itself -> its keys
 
 
-def nearest(key: str, table: str, tables: Fields) -> str:
+def nearest_key(key: str, table: str, tables: Fields) -> str:
     """A hint for an unknown `key` of `table`: the nearest key there, else the table that has such a key."""
     here = tables(table)
-    near = difflib.get_close_matches(key, here, 1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    others = [f"{t}.{key}" for t in tables("") if t != table and key in tables(t)]
-    return f"did you mean {others[0]!r}?" if others else f"valid keys: {', '.join(here)}"
+    elsewhere = [f"{t}.{key}" for t in tables("") if t != table and key in tables(t)]
+    return f"did you mean {elsewhere[0]!r}?" if elsewhere and not nearest(key, here) else hint(key, here, "valid keys:")

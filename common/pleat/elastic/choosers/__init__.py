@@ -7,8 +7,6 @@ entries (magnitude and its kin).
 
 from __future__ import annotations
 
-import difflib
-
 from pleat.elastic.choosers.channels import channels
 from pleat.elastic.choosers.depth import depth
 from pleat.elastic.choosers.draw import Chooser, Draw
@@ -18,7 +16,7 @@ from pleat.elastic.choosers.magnitude import magnitude, magnitude_erk, magnitude
 from pleat.elastic.choosers.rung import Rung
 from pleat.elastic.choosers.width import prefix, random, rolling, whole
 from pleat.elastic.selection import Selection, compose
-from pleat.errors import UseError
+from pleat.errors import UseError, named
 from pleat.modelmap import ModelMap
 
 __all__ = ["CHOOSERS", "Chooser", "Draw", "Rung", "choose", "composed"]
@@ -44,13 +42,10 @@ CHOOSERS: dict[str, Chooser] = {
 
 def choose(name: str, model: ModelMap, rate: float, draw: Draw) -> Selection:
     """The selection that chooser `name` makes. Raises UseError for an unknown name or a rate outside (0, 1]."""
-    if name not in CHOOSERS:
-        near = difflib.get_close_matches(name, CHOOSERS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choosers: {', '.join(CHOOSERS)}"
-        raise UseError(f"unknown chooser {name!r}; {hint}")
+    chooser = named("chooser", name, CHOOSERS)
     if not 0 < rate <= 1:
         raise UseError(f"chooser {name!r}: the rate must lie in (0, 1], got {rate!r}; 0 would leave no channel")
-    return CHOOSERS[name](model, rate, draw)
+    return chooser(model, rate, draw)
 
 
 def composed(width: str, depth: str, mask: str, model: ModelMap, rung: Rung, draw: Draw) -> Selection:

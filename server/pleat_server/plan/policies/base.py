@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from pleat.errors import UseError
+from pleat.errors import UseError, hint
 from pleat_server.plan.situation import Outcome, Situation
 
 State = dict[str, Any]  # plain data: dict, list, str, float, int
@@ -34,9 +33,7 @@ def from_settings(kind: type[P], name: str, settings: Mapping[str, float]) -> P:
     fields = list(getattr(kind, "__dataclass_fields__", {}))
     for key in settings:
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(fields) or 'none'}"
-            raise UseError(f"plan.settings of policy {name!r}: unknown key {key!r}; {hint}")
+            raise UseError(f"plan.settings of policy {name!r}: unknown key {key!r}; {hint(key, fields, 'it has')}")
     try:
         return msgspec.convert(dict(settings), kind, strict=False)
     except msgspec.ValidationError as error:
