@@ -10,6 +10,7 @@ import pytest
 from pleat.elastic.pruning import keep_largest, pruned
 from pleat.elastic.selection import WHOLE, Selection, make
 from pleat.errors import UseError
+from pleat.exchange import skills
 from pleat.modelmap import Group
 from pleat.params import Params
 from pleat_client.adjust import ADJUSTERS, Moment, adjuster, moved
@@ -148,6 +149,10 @@ def test_an_adjuster_works_in_a_cut_submodel_s_own_shapes() -> None:
     assert np.flatnonzero(selection.masks["weight"][1] == 0).tolist() == [0]
     assert not selection.masks["weight"][[0, 2]].any()
     assert after["weight"][0].tolist() == [0, 2, 3, 4, 5]
+
+
+def test_what_recipes_may_ask_for_is_what_there_is() -> None:
+    assert set(ADJUSTERS) == {"", *skills.ADJUSTERS}
 
 
 def test_an_unknown_adjuster_is_refused_with_the_nearest_name() -> None:

@@ -9,12 +9,13 @@ import torch
 from pleat.elastic.choosers import Draw, choose
 from pleat.elastic.selection import WHOLE, extract
 from pleat.errors import UseError
+from pleat.exchange import skills
 from pleat.exchange.order import Work
 from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
 from pleat.params import digest
 from pleat.shard import Shard
-from pleat_client.gates import gate, reached, thin_backward
+from pleat_client.gates import GATES, gate, reached, thin_backward
 from pleat_client.trainer import train
 
 torch.set_num_threads(1)
@@ -138,6 +139,10 @@ def test_swat_thins_convolutions_too_and_at_sparsity_0_is_plain_training() -> No
 def test_a_sparsity_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(UseError, match=r"objective\.settings\.sparsity must be from 0 and below 1, got 1"):
         train(NET, MODEL, WHOLE, START, (), Work(gate="swat", settings={"sparsity": 1.0}), SHARD)
+
+
+def test_what_recipes_may_ask_for_is_what_there_is() -> None:
+    assert set(GATES) == set(skills.GATES)
 
 
 def test_an_unknown_gate_is_refused_with_the_nearest_name() -> None:

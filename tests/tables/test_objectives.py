@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pleat.errors import UseError
+from pleat.exchange import skills
 from pleat_client.objectives import OBJECTIVES, objective, ramped
 
 Y = torch.tensor([0, 1])
@@ -197,6 +198,10 @@ def test_every_objective_yields_finite_terms_for_every_number_of_sizes(name: str
         found = terms(name, Given(*[SURE] * sizes))
         assert found
         assert np.isfinite(found).all()
+
+
+def test_what_recipes_may_ask_for_is_what_there_is() -> None:
+    assert set(OBJECTIVES) == set(skills.OBJECTIVES)
 
 
 def test_an_unknown_objective_is_refused_with_the_nearest_name() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from pleat.elastic.choosers import CHOOSERS
 from pleat.elastic.importance import OF_GRADIENTS
-from pleat.errors import UseError
+from pleat.errors import UseError, hint
+from pleat.exchange import skills
 from pleat.recipes.recipe import Proxy, Recipe
 
 
@@ -18,6 +19,7 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
         if not good:
             raise UseError(f"recipe {where(key)}: {key} must be {expected}, got {got!r}")
 
+    _names(recipe, where)
     _sizes(recipe, need)
     _method(recipe, need)
     _training(recipe, need)
@@ -26,6 +28,21 @@ def check(recipe: Recipe, where: Callable[[str], str]) -> None:
 
 
 Need = Callable[[bool, str, str, object], None]
+
+
+def _names(recipe: Recipe, where: Callable[[str], str]) -> None:
+    """Refuse what no chooser and no device knows."""
+    rule, objective = recipe.rule, recipe.objective
+    for key, name, known in (
+        ("rule.chooser", rule.chooser, CHOOSERS),
+        ("rule.depth", rule.depth, CHOOSERS),
+        ("rule.mask", rule.mask, CHOOSERS),
+        ("rule.adjust", rule.adjust, ("", *skills.ADJUSTERS)),
+        ("objective.name", objective.name, skills.OBJECTIVES),
+        ("objective.gate", objective.gate, ("", *skills.GATES)),
+    ):
+        if name not in known:
+            raise UseError(f"recipe {where(key)}: unknown {key} {name!r}; {hint(name, known)}")
 
 
 def _sizes(recipe: Recipe, need: Need) -> None:
