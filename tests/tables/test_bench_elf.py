@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pleat.errors import UseError
+from pleat_server.bench import elf
 from pleat_server.bench.elf import Plan, compared, run, summed_up
 
 
@@ -62,6 +65,37 @@ def test_a_run_is_summed_up_from_its_journal() -> None:
     }
 
 
-def test_an_unknown_option_is_refused_with_those_there_are(tmp_path: Any) -> None:
+def test_an_unknown_option_is_refused_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(UseError, match="unknown option 'fills'; there are data, model, rounds"):
         run({"fills": "zero"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"seeds": "x"}, "bench elf: seeds must be whole numbers with commas between, got 'x'"),
+        ({"rounds": "0"}, "bench elf: rounds must be whole numbers with commas between, from 1, got '0'"),
+        ({"devices": "0"}, "bench elf: devices must be whole numbers with commas between, from 1, got '0'"),
+        ({"data": "gone.npz"}, "no data file gone.npz"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(tmp_path: Path, options: dict[str, str], told: str) -> None:
+    with pytest.raises(UseError, match=re.escape(told)):
+        run(options, tmp_path)
+
+
+def test_what_was_run_is_kept_beside_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def one(plan: Plan, cache: Path) -> dict[str, Any]:
+        assert cache == tmp_path / "elf"
+        done.append(plan.name)
+        return {"curve": [[1, 0.5]], "bytes_a_round": 1.0, "sizes": {}}
+
+    monkeypatch.setattr(elf, "_one", one)
+    figures = run({"splits": "iid"}, tmp_path)
+    assert len(done) == len(list((tmp_path / "elf").iterdir())) == 5
+    assert run({"splits": "iid"}, tmp_path) == figures
+    assert len(done) == 5
+    run({"splits": "iid", "seeds": "1"}, tmp_path)
+    assert len(done) == 10

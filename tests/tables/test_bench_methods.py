@@ -129,7 +129,7 @@ def test_figures_are_means_over_seeds_beside_the_reference() -> None:
 def test_a_run_is_kept_and_not_done_twice_and_one_that_fails_is_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pair = [Contender("all-large", "all-large"), Contender("odd", "all-large", {"rule": {"chooser": "no such"}})]
+    pair = [Contender("all-large", "all-large"), Contender("odd", "all-large", {"plan": {"policy": "no such"}})]
     first = runs.results(TINY, pair, [0], 1, tmp_path)
     assert list(first) == ["all-large"]
     assert "odd, seed 0: failed:" in capsys.readouterr().err

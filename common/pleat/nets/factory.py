@@ -40,7 +40,7 @@ def resolve(name: str) -> str:
     if name in NAMES:
         return NAMES[name]
     raise UseError(
-        f"unknown net {name!r}; {hint(name, sorted(NAMES))} A net of your own is named as package.module:function"
+        f"unknown net {name!r}; {hint(name, sorted(NAMES))}; a net of your own is named as package.module:function"
     )
 
 

@@ -6,7 +6,8 @@ afford it. The same data, cohorts, epochs and rates for all. A model is scored a
 trained. Proxy samples are drawn from the test data first, and nobody is scored on them. The target is the mean accuracy
 of FedAvg's last three scores.
 
-Each finished run is kept in the cache by all that it follows from, so that a benchmark that was stopped goes on.
+Each finished run is kept in the folder `elf` beside the figures by all that it follows from, so that a benchmark that
+was stopped goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ from pleat_server.evaluate import use_threads
 from pleat_server.keep.journal import Journal
 from pleat_server.proxy import drawn
 
-CACHE = Path("build/bench/elf")
 VERSION = 2  # counted up where old results no longer are what a run would come to
 CLASSES = (1.0, 0.5, 0.25, 0.125)  # of the dense model's bytes up, device by device in turn
 HEADROOM = 4096  # bytes up beside the weights
@@ -90,25 +90,26 @@ def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
         raise UseError(f"bench elf: unknown option {odd[0]!r}; there are {', '.join(KNOWN)}")
     said = {**KNOWN, **options}
     model = said["model"] or ("resnet6" if said["data"] else "mlp")
+    devices, rounds = (settings.numbers("elf", said, name, "", least=1)[0] for name in ("devices", "rounds"))
     plans = [
-        Plan(said["data"], model, split, int(said["devices"]), int(said["rounds"]), int(seed), fill)
+        Plan(said["data"], model, split, devices, rounds, seed, fill)
         for split in said["splits"].split(",")
-        for seed in said["seeds"].split(",")
+        for seed in settings.numbers("elf", said, "seeds", "")
         for fill in METHODS
     ]
-    found = [(plan, _cached(plan)) for plan in plans]
+    found = [(plan, _cached(plan, out / "elf")) for plan in plans]
     figures = {"model": model, "data": said["data"] or "digits", "runs": compared(found)}
     _show(figures)
     return figures
 
 
-def _cached(plan: Plan) -> Result:
-    data = hashlib.sha256(Path(plan.data).read_bytes()).hexdigest() if plan.data else "digits"
+def _cached(plan: Plan, cache: Path) -> Result:
+    data = hashlib.sha256(settings.data_file(plan.data).read_bytes()).hexdigest() if plan.data else "digits"
     what = f"{VERSION} {replace(plan, data=data)!r} {_laid(plan)!r}"
-    path = CACHE / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
+    path = cache / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
     if not path.is_file():
         begun = time.process_time()
-        result = _one(plan) | {"cpu_s": time.process_time() - begun}
+        result = _one(plan, cache) | {"cpu_s": time.process_time() - begun}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, msgspec.json.format(msgspec.json.encode(result), indent=1))
         told = f"{plan.name}, {plan.split}, seed {plan.seed}: {result['curve'][-1][1]:.1%}, {result['cpu_s']:.0f} s"
@@ -127,8 +128,8 @@ def _laid(plan: Plan) -> dict[str, Any]:
     return laid | {"fold": FILLS[plan.fill]} if plan.fill in FILLS else laid
 
 
-def _one(plan: Plan) -> Result:
-    """Carry one run out, on one thread."""
+def _one(plan: Plan, cache: Path) -> Result:
+    """Carry one run out, on one thread; the lookup table is kept in `cache`."""
     use_threads(1)
     shared = replace(settings.SETTINGS["s"], split=plan.split, devices=plan.devices, data=plan.data)
     devices, test = settings.shards(shared, plan.seed)
@@ -147,7 +148,7 @@ def _one(plan: Plan) -> Result:
             rounds=plan.rounds,
             seed=plan.seed,
             proxy=Path(folder) / "proxy.npz",
-            cache=CACHE,
+            cache=cache,
             overrides=_laid(plan),
             input_shape=test.input_shape,
             classes=classes,

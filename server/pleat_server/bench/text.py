@@ -117,7 +117,7 @@ def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
     Raises UseError for what it does not know.
     """
     setting = named(options)
-    seeds, jobs = numbers("text", options, "seeds", "0"), numbers("text", options, "jobs", "2")[0]
+    seeds, jobs = numbers("text", options, "seeds", "0"), numbers("text", options, "jobs", "2", least=1)[0]
     chosen = picked(every(), options.get("only", ""), "text")
     figures = table.figures(setting, results(setting, chosen, seeds, jobs, out / "text"))
     table.show(figures)

@@ -29,7 +29,7 @@ def run(options: Mapping[str, str], out: Path) -> dict[str, Any]:
     """
     setting = named(options)
     chosen = contenders(setting, options.get("only", ""))
-    seeds, jobs = numbers("methods", options, "seeds", "0"), numbers("methods", options, "jobs", "2")[0]
+    seeds, jobs = numbers("methods", options, "seeds", "0"), numbers("methods", options, "jobs", "2", least=1)[0]
     found = results(setting, chosen, seeds, jobs, out / "methods")
     figures = table.figures(setting, found)
     devices, test = setting.shards(seeds[0])

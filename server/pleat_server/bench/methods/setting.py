@@ -89,12 +89,13 @@ def named(options: Mapping[str, str]) -> Setting:
     return replace(setting, rounds=rounds, every=min(setting.every, rounds)) if rounds else setting
 
 
-def numbers(bench: str, options: Mapping[str, str], name: str, default: str) -> list[int]:
-    """Whole numbers from 0 with commas between. Raises UseError."""
+def numbers(bench: str, options: Mapping[str, str], name: str, default: str, least: int = 0) -> list[int]:
+    """Whole numbers from `least` with commas between. Raises UseError."""
     text = options.get(name, default)
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
-        raise UseError(f"bench {bench}: {name} must be whole numbers with commas between, got {text!r}")
+    if not all(word.isdecimal() and int(word) >= least for word in words):
+        expected = "whole numbers with commas between" + (f", from {least}" if least else "")
+        raise UseError(f"bench {bench}: {name} must be {expected}, got {text!r}")
     return [int(word) for word in words]
 
 
@@ -111,7 +112,7 @@ def _whole(data: str) -> tuple[Shard, Shard | None]:
     """Training samples, and test samples where the data set has them."""
     if not data:
         return digits().shard, None
-    path = _file(data)
+    path = data_file(data)
     with np.load(path, allow_pickle=False) as archive:
         missing = [name for name in ARRAYS if name not in archive.files]
         if missing:
@@ -120,10 +121,10 @@ def _whole(data: str) -> tuple[Shard, Shard | None]:
     return train, test
 
 
-def _file(data: str) -> Path:
+def data_file(data: str) -> Path:
     path = Path(data)
     if not path.is_file():
-        raise UseError(f"bench methods: no data file {path}; expected an .npz with {', '.join(ARRAYS)}")
+        raise UseError(f"bench: no data file {path}; expected an .npz with {', '.join(ARRAYS)}")
     return path
 
 
@@ -139,5 +140,5 @@ def _images(x: Any) -> Any:
 
 def digest(setting: Setting) -> str:
     """Of everything that a run's outcome follows from but the contender and the seed; of a data file its bytes."""
-    data = hashlib.sha256(_file(setting.data).read_bytes()).hexdigest() if setting.data else "digits"
+    data = hashlib.sha256(data_file(setting.data).read_bytes()).hexdigest() if setting.data else "digits"
     return hashlib.sha256(f"{replace(setting, data=data)!r}".encode()).hexdigest()[:16]
