@@ -66,7 +66,8 @@ def check_pairs(recipe: str, model: ModelMap) -> None:
     try:
         pairs(model)
     except UseError as error:
-        raise UseError(f"recipe {recipe}: {error}") from None
+        then = "write --set fold.momentum=0, or take a net of equal layers, such as transformer"
+        raise UseError(f"recipe {recipe}: {error}; {then}") from None
 
 
 def _weights(model: ModelMap, unit: str) -> dict[str, tuple[int, ...]]:
