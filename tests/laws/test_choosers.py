@@ -79,6 +79,19 @@ def test_a_hybrid_layout_stays_within_its_budget_where_the_streams_alone_do(mode
     assert count(model, selection) <= max(rate * count(model, WHOLE), count(model, least))
 
 
+@laws
+@given(models(), rates)
+def test_a_balanced_layout_stays_within_the_mean_of_both_budgets(model, rate):
+    def share(selection):
+        return count(model, selection) / count(model, WHOLE) + macs(model, selection) / max(1, macs(model, WHOLE))
+
+    selection = choose("balanced", model, rate, Draw())
+    if not [g for g in model.groups if g.unit and g.role == "hidden"]:
+        assert selection == choose("prefix", model, rate, Draw())
+        return
+    assert share(selection) <= max(rate * share(WHOLE), share(choose("balanced", model, 1e-9, Draw()))) + 1e-9
+
+
 @pytest.mark.parametrize(
     ("rate", "widths"),
     [(1, (64, 10)), (0.5, (32, 5)), (0.25, (16, 3)), (0.125, (8, 2)), (0.1, (7, 1)), (0.01, (1, 1)), (0.7, (45, 7))],
@@ -89,7 +102,12 @@ def test_prefix_widths_of_a_plain_net(rate, widths):
     selection = choose("prefix", model, rate, Draw())
     kept = [selection.kept.get(n, np.arange(model.group[n].size)).size for n in ("hidden0", "hidden1")]
     assert tuple(kept) == widths
-    assert choose("inner", model, rate, Draw()) == selection == choose("hyb", model, rate, Draw())
+    assert (
+        choose("inner", model, rate, Draw())
+        == selection
+        == choose("hyb", model, rate, Draw())
+        == choose("balanced", model, rate, Draw())
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,6 +124,11 @@ def test_prefix_widths_of_a_plain_net(rate, widths):
         ("hyb", 0.125, [12, 12, 8, 4, 4, 0]),
         ("hyb", 0.0625, [8, 4, 4, 0, 0, 0]),
         ("hyb", 0.001, [0, 0, 0, 0, 0, 0]),
+        ("balanced", 1.0, [16, 16, 32, 32, 64, 64]),
+        ("balanced", 0.5, [12, 12, 24, 16, 24, 16]),  # 40 % of the entries, 57 % of the multiply-adds
+        ("balanced", 0.25, [4, 4, 12, 8, 12, 8]),
+        ("balanced", 0.125, [4, 0, 4, 4, 4, 4]),
+        ("balanced", 0.001, [0, 0, 0, 0, 0, 0]),
     ],
 )
 def test_layouts_of_six_residual_blocks(name, rate, widths):
@@ -222,7 +245,7 @@ def test_a_rate_that_would_leave_nothing_or_more_than_all_is_refused(name, rate)
 def test_an_unknown_chooser_is_answered_with_the_nearest():
     with pytest.raises(UseError, match=r"unknown chooser 'prefx'; did you mean 'prefix'\?"):
         choose("prefx", mlp(), 0.5, Draw())
-    with pytest.raises(UseError, match="unknown chooser 'zzz'; there are whole, prefix, inner, hyb, random, rolling"):
+    with pytest.raises(UseError, match="unknown chooser 'zzz'; there are whole, prefix, inner, hyb, balanced, random"):
         choose("zzz", mlp(), 0.5, Draw())
 
 

@@ -11,7 +11,7 @@ from pleat.elastic.choosers.channels import channels
 from pleat.elastic.choosers.depth import depth
 from pleat.elastic.choosers.draw import Chooser, Draw
 from pleat.elastic.choosers.exits import depth_own, depth_prefix
-from pleat.elastic.choosers.inner import hybrid, inner
+from pleat.elastic.choosers.inner import balanced, hybrid, inner
 from pleat.elastic.choosers.magnitude import magnitude, magnitude_erk, magnitude_global, sensitive, stored
 from pleat.elastic.choosers.rung import Rung
 from pleat.elastic.choosers.width import prefix, random, rolling, whole
@@ -26,6 +26,7 @@ CHOOSERS: dict[str, Chooser] = {
     "prefix": prefix,
     "inner": inner,
     "hyb": hybrid,
+    "balanced": balanced,
     "random": random,
     "rolling": rolling,
     "channels": channels,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 
 import numpy as np
 
 from pleat.elastic.choosers.draw import Draw
 from pleat.elastic.choosers.width import hidden, prefix
-from pleat.elastic.selection import Selection, make
-from pleat.elastic.size import count
+from pleat.elastic.selection import WHOLE, Selection, make
+from pleat.elastic.size import count, macs
 from pleat.modelmap import Group, ModelMap
 
 
@@ -36,7 +37,28 @@ def hybrid(model: ModelMap, rate: float, draw: Draw) -> Selection:
     blocks = _blocks(model)
     if not blocks:
         return prefix(model, rate, draw)
-    order = _in_order(model, blocks)
+    return _filled(model, blocks, rate, count)
+
+
+def balanced(model: ModelMap, rate: float, draw: Draw) -> Selection:
+    """Inner widths holding at most `rate` of the model, where what counts is the mean of its share of the *parameters*
+    and its share of the *multiply-adds*; shared equally by the blocks, early ones first, as `hybrid` does.
+
+    A channel of an early block, of few parameters and a large image, then costs much the same as one of a late block.
+    """
+    blocks = _blocks(model)
+    if not blocks:
+        return prefix(model, rate, draw)
+    entries, products = count(model, WHOLE), max(1, macs(model, WHOLE))
+    return _filled(model, blocks, rate, lambda m, s: count(m, s) / entries + macs(m, s) / products)
+
+
+Measure = Callable[[ModelMap, Selection], float]
+
+
+def _filled(model: ModelMap, blocks: list[Group], rate: float, measure: Measure) -> Selection:
+    """Step by step of channels, in one order for all rates, until the next would exceed `rate` of the whole."""
+    order = _in_order(model, blocks, measure)
     least = {g.name: 0 if g.unit in model.spare else g.step for g in blocks}
 
     def after(steps: int) -> Selection:
@@ -45,8 +67,8 @@ def hybrid(model: ModelMap, rate: float, draw: Draw) -> Selection:
             widths[name] += model.group[name].step
         return _layout(model, widths)
 
-    budget = rate * count(model, after(len(order)))
-    return after(max(0, bisect_right(range(len(order) + 1), budget, key=lambda n: count(model, after(n))) - 1))
+    budget = rate * measure(model, after(len(order))) * (1 + 1e-12)
+    return after(max(0, bisect_right(range(len(order) + 1), budget, key=lambda n: measure(model, after(n))) - 1))
 
 
 def _blocks(model: ModelMap) -> list[Group]:
@@ -67,24 +89,24 @@ def _layout(model: ModelMap, widths: dict[str, int]) -> Selection:
     return make(model, kept, dropped)
 
 
-def _in_order(model: ModelMap, blocks: list[Group]) -> list[str]:
+def _in_order(model: ModelMap, blocks: list[Group], measure: Measure) -> list[str]:
     """The group of every further step of channels, in the order in which they are taken."""
     steps = []
     for place, group in enumerate(blocks):
         start = 0 if group.unit in model.spare else group.step
-        first, further = _cost(model, blocks, group, start), _cost(model, blocks, group, group.step)
+        first, further = (_cost(model, blocks, group, w, measure) for w in (start, group.step))
         further_steps = range((group.size - start) // group.step)
         steps += [(first + n * further, place, n, group.name) for n in further_steps]
     return [name for _, _, _, name in sorted(steps)]
 
 
-def _cost(model: ModelMap, blocks: list[Group], group: Group, width: int) -> int:
-    """Entries by which the model grows when the block's width goes one step up from `width`, the other blocks whole.
+def _cost(model: ModelMap, blocks: list[Group], group: Group, width: int, measure: Measure) -> float:
+    """By what `measure` grows when the block's width goes one step up from `width`, the other blocks whole.
 
     Linear in the width from the first step on, which also brings what the unit holds at any width.
     """
     if width + group.step > group.size:
         return 0
     others = {g.name: g.size for g in blocks}
-    low = count(model, _layout(model, others | {group.name: width}))
-    return count(model, _layout(model, others | {group.name: width + group.step})) - low
+    low = measure(model, _layout(model, others | {group.name: width}))
+    return measure(model, _layout(model, others | {group.name: width + group.step})) - low

@@ -59,13 +59,13 @@ def every() -> list[Contender]:
         Contender("depthfl, not distilled", "depthfl", {"objective": {"settings": {"distil": 0.0}}}, ladder=True),
         Contender("elf, depth alone", "elf", _DEPTH_ALONE, ladder=True),
         Contender("elastic, all at full size", "elastic", ladder=True, largest=True),
-        Contender("elastic, early blocks first", "elastic", _EARLY_FIRST, ladder=True),
+        Contender("elastic, early blocks first", "elastic", {"rule": {"chooser": "hyb"}}, ladder=True),
+        Contender("elastic, balanced blocks", "elastic", {"rule": {"chooser": "balanced"}}, ladder=True),
         *single,
     ]
 
 
 _SPECIAL = {"fedavg", "all-large", "all-small", "drop-weak", "exclusive", "elf", "inclusivefl"}
-_EARLY_FIRST = {"rule": {"chooser": "hyb"}}
 # The momentum of InclusiveFL has no mean step where a trunk widens: `bench text` has it. eLF with masks needs proxy
 # data and two rates a class: `bench elf` has it.
 _DEPTH_ALONE = {"holds": {"densities": [1.0], "crossed": False}, "rule": {"score": "size"}}
