@@ -67,3 +67,8 @@ def hint(word: str, known: Iterable[str], told: str = "there are") -> str:
     names = [name for name in known if name]
     near = nearest(word, names)
     return f"did you mean {near!r}?" if near else f"{told} {', '.join(names) or 'none'}"
+
+
+def install(extra: str) -> str:
+    """What to type for the packages of an optional part, which `extra` of pyproject.toml names."""
+    return f"type in pleat's folder: pip install -c constraints.txt '.[{extra}]'"

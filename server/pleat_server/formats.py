@@ -2,7 +2,7 @@
 
     safetensors     the tensors as they were cut; `pleat.nets.exported.load_exported` makes a module of them
     torch-export    a graph for `torch.export.load`, which runs without pleat
-    onnx            a graph for ONNX runtimes; needs `pip install 'pleat[export]'`
+    onnx            a graph for ONNX runtimes; needs the extra `export`
 
 Graphs take any number of samples at once where the net allows that, else one.
 """
@@ -27,7 +27,7 @@ from torch import nn
 
 from pleat.disk import Content
 from pleat.elastic.selection import Selection, extract
-from pleat.errors import UseError
+from pleat.errors import UseError, install
 from pleat.exchange.order import NetSpec
 from pleat.modelmap import ModelMap
 from pleat.nets import exported
@@ -100,9 +100,7 @@ def check_installed(name: str) -> None:
     """Raises UseError, saying what to type, where a format needs packages that are not here."""
     missing = [package for package in FORMATS[name].needs if importlib.util.find_spec(package) is None]
     if missing:
-        raise UseError(
-            f"--format {name} needs {', '.join(missing)}; type: pip install -c constraints.txt 'pleat[export]'"
-        )
+        raise UseError(f"--format {name} needs {', '.join(missing)}; {install('export')}")
 
 
 def _write_safetensors(part: Cut, x: Samples, about: dict[str, str]) -> Written:

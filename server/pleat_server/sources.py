@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pleat.errors import UseError, nearest
+from pleat.errors import UseError, install, nearest
 from pleat.shard import Shard, make, read
 from pleat_server.shards import Source
 from pleat_server.texts import SUFFIXES, VOCABULARY, WORDS, read_texts
@@ -57,7 +57,7 @@ def digits() -> Source:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise UseError("the digits come with scikit-learn; type: pip install 'pleat[demo]'") from None
+        raise UseError(f"the digits come with scikit-learn; {install('demo')}") from None
     bunch = load_digits()
     return Source(make((bunch.images[:, None] / 16).astype(np.float32), bunch.target, "digits"))
 
@@ -102,7 +102,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise UseError("reading images needs Pillow; type: pip install 'pleat[demo]'") from None
+        raise UseError(f"reading images needs Pillow; {install('demo')}") from None
     return Image
 
 

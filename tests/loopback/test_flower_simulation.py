@@ -29,7 +29,10 @@ def test_the_apps_run_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
 def test_without_ray_the_line_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["2", "model=mlp", "shards=shards"]) == 2
-    assert "Ray is not installed here: pip install -c constraints.txt '.[server,ray]'" in capsys.readouterr().err
+    assert (
+        "Ray is not installed here; type in pleat's folder: pip install -c constraints.txt '.[server,ray]'"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def _server(address: str, found: Reached | PleatError) -> Finding:
     if answer.protocol != limits.PROTOCOL:
         says = f"{address} runs pleat {answer.software}, which speaks protocol {answer.protocol}, not {limits.PROTOCOL}"
         older = "this device" if answer.protocol > limits.PROTOCOL else "the server"
-        return Finding("server", Mark.FAIL, says, f"upgrade {older}: pip install --upgrade pleat", facts)
+        return Finding("server", Mark.FAIL, says, f"upgrade pleat on {older}", facts)
     says = f"{address}, run {answer.run}: {found.rtt_s * 1e3:.1f} ms there and back, {_speed(found.up)} up, "
     says += f"{_speed(found.down)} down"
     slow = any(rate is not None and rate < SLOW_BYTES for rate in (found.up, found.down))

@@ -15,7 +15,7 @@ from typing import Any
 
 from flwr.simulation import run_simulation
 
-from pleat.errors import PleatError, UseError
+from pleat.errors import PleatError, UseError, install
 from pleat.exchange.flower import settings
 from pleat_client.flower_app import client_app
 from pleat_server.cli.options import overrides
@@ -28,7 +28,7 @@ def simulate(devices: int, config: dict[str, Any]) -> None:
     """Run the apps of the run config `config` to their end. Raises UseError for a wrong key or value."""
     said = settings(config)
     if importlib.util.find_spec("ray") is None:
-        raise UseError("Ray is not installed here: pip install -c constraints.txt '.[server,ray]'")
+        raise UseError(f"Ray is not installed here; {install('server,ray')}")
     if not said.shards:
         raise UseError("no shards named; make some with: pleat shards SOURCE --devices N, and add shards=FOLDER")
     folder = Path(said.folder or "runs/ray").absolute()
