@@ -69,6 +69,13 @@ def test_every_contender_trains_alike_and_devices_keep_their_class() -> None:
         assert (laid["server"]["momentum"] > 0) == fast
 
 
+def test_any_contender_is_there_with_a_fast_server() -> None:
+    quick, plain = contenders(SETTINGS["s"], "heterofl, fast server;heterofl")
+    assert (quick.recipe, quick.laid, quick.ladder) == ("heterofl", {"server": {"momentum": 0.8, "average": 0.9}}, True)
+    assert plain.laid == {}
+    assert [c.name for c in contenders(SETTINGS["s"], "") if "fast" in c.name] == ["all-large, fast server"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -76,7 +83,7 @@ def test_every_contender_trains_alike_and_devices_keep_their_class() -> None:
         ({"setting": "t"}, "unknown setting 't'; there are s, s-macs, s-iid"),
         ({"part": "train"}, "part must be test or validation, got 'train'"),
         ({"rounds": "ten"}, "rounds must be whole numbers with commas between, got 'ten'"),
-        ({"only": "fedavgg"}, "unknown contender 'fedavgg'; there are all-large;"),
+        ({"only": "fedavgg"}, "unknown contender 'fedavgg'; did you mean 'sub-fedavg'"),
         (
             {"data": "gone.npz", "rounds": "1", "only": "all-large"},
             "no data file gone.npz; expected an .npz with x_train",

@@ -8,7 +8,7 @@ has momentum nor averages: what is compared is the method.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from pleat.elastic import size
 from pleat.elastic.choosers import Draw, Rung
 from pleat.elastic.selection import Selection
-from pleat.errors import UseError
+from pleat.errors import UseError, nearest
 from pleat.modelmap import ModelMap
 from pleat.params import Params
 from pleat.recipes import load as recipes
@@ -51,7 +51,7 @@ def every() -> list[Contender]:
     single = [Contender(n, n, ladder=_offers_sizes(n)) for n in recipes.names() if n not in _SPECIAL]
     return [
         Contender("all-large", "all-large"),
-        Contender("all-large, fast server", "all-large", {"server": FAST}),
+        fast(Contender("all-large", "all-large")),
         Contender("drop-weak", "drop-weak", level=0),
         Contender("all-small", "all-small", one=-1),
         *(Contender(f"exclusive, class {k + 1}", "exclusive", level=k, one=k) for k in (1, 2)),
@@ -72,8 +72,17 @@ _DEPTH_ALONE = {"holds": {"densities": [1.0], "crossed": False}, "rule": {"score
 
 
 def contenders(setting: Setting, only: str = "") -> list[Contender]:
-    """Those whose names are in `only`, or all. Raises UseError for an unknown one."""
-    return picked(every(), only, "methods")
+    """Those whose names are in `only`, or all. Any of them is there with a fast server too, for who names it.
+
+    Raises UseError for an unknown one.
+    """
+    known = every()
+    return picked([*map(fast, known), *known], only, "methods") if only else known
+
+
+def fast(contender: Contender) -> Contender:
+    """The same, and the server has momentum and averages."""
+    return replace(contender, name=f"{contender.name}, fast server", laid={**contender.laid, "server": FAST})
 
 
 def picked(known_ones: Sequence[Contender], only: str, bench: str) -> list[Contender]:
@@ -82,7 +91,9 @@ def picked(known_ones: Sequence[Contender], only: str, bench: str) -> list[Conte
     wanted = [name.strip() for name in only.split(";" if ";" in only else ",")] if only else list(known)
     for name in wanted:
         if name not in known:
-            raise UseError(f"bench {bench}: unknown contender {name!r}; there are {'; '.join(known)}")
+            near = nearest(name, known)
+            told = f"did you mean {near!r}?" if near else f"there are {'; '.join(known)}"
+            raise UseError(f"bench {bench}: unknown contender {name!r}; {told}")
     return [known[name] for name in wanted]
 
 
