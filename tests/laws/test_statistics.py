@@ -37,7 +37,7 @@ from pleat_server.round import Decisions, Setup, orders
 from pleat_server.state import State, name_of, seen_at
 from pleat_server.statistics import BESIDE, answered, questions, unasked
 from support.digits import digit_shards
-from support.methods import FAST, away, simulate
+from support.methods import away, simulate
 
 torch.set_num_threads(1)
 
@@ -218,27 +218,9 @@ def test_where_nobody_holds_the_whole_model_its_statistics_come_from_the_sizes_t
 def test_a_crash_while_devices_are_asked_changes_nothing(step: str, tmp_path: Path) -> None:
     more = {"holds": {"widths": [1.0, 0.5]}}
     undisturbed = simulate(tmp_path / "whole", "heterofl", 2, model=NET, **more)
-    parts, test = digit_shards(3)
-    config = RunConfig(
-        "heterofl", NET, tmp_path / "run", 2, input_shape=(1, 8, 8), classes=10, overrides={**FAST, **more}
-    )
-    devices, left = app.virtual_devices(parts), [1 if step == "checkpoint" else 3 + 3 + 2]
-
-    def stop(at: str) -> None:
-        left[0] -= at == step
-        if at == step and left[0] == 0:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        app.simulate(config, devices, test, step=stop)
-    app.simulate(config, devices, test)
-    assert away(simulate_again(tmp_path / "run"), undisturbed.params) == 0
-
-
-def simulate_again(folder: Path) -> Params:
-    from safetensors.numpy import load_file
-
-    return load_file(folder / "model.safetensors")
+    times = 1 if step == "checkpoint" else 3 + 3 + 2
+    broken = simulate(tmp_path / "run", "heterofl", 2, model=NET, broken=(step, times), **more)
+    assert away(broken.params, undisturbed.params) == 0
 
 
 def test_an_order_of_statistics_survives_the_wire() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.numpy import load_file
 
 from pleat.exchange.report import Budgets
@@ -36,14 +37,32 @@ def simulate(
     budgets: Sequence[Budgets] = (),
     holdout: float = 0.0,
     model: str = "mlp",
+    broken: tuple[str, int] | None = None,
     **overrides: Any,
 ) -> Ran:
-    """`recipe` on three digits devices, for one plain epoch a round, with `overrides` laid on top."""
+    """`recipe` on three digits devices, for one plain epoch a round, with `overrides` laid on top.
+
+    `broken` (step, n): broken off when it comes to that step for the n-th time, and then gone on with.
+    """
     parts, test = digit_shards(3)
     laid = {**FAST, **overrides, "training": {**FAST["training"], **overrides.get("training", {})}}
     config = RunConfig(recipe, model, folder, rounds=rounds, input_shape=(1, 8, 8), classes=10, overrides=laid)
     devices = app.virtual_devices(parts, list(budgets), holdout)
+    if broken is not None:
+        with pytest.raises(KeyboardInterrupt):
+            app.simulate(config, devices, test, step=_breaking(*broken))
     return Ran(folder, app.simulate(config, devices, test), devices)
+
+
+def _breaking(step: str, times: int) -> Callable[[str], None]:
+    left = [times]
+
+    def stop(at: str) -> None:
+        left[0] -= at == step
+        if at == step and left[0] == 0:
+            raise KeyboardInterrupt
+
+    return stop
 
 
 def away(one: Params, other: Params) -> float:
