@@ -23,21 +23,14 @@ from pleat_server.state import Holding, State
 def advance(setup: Setup, state: State, folded: Folded) -> State:
     """The model after the round: fill, server momentum, averaged copy; and what each device now holds.
 
-    v = m v + step; params += rate v (recipe.md, "sm"); average = d average + (1 - d) params, from the first model on.
-    Where nothing was accepted the model keeps every value and the round counts as failed.
+    average = d average + (1 - d) params, from the first model on. Where nothing was accepted the model keeps every
+    value and the round counts as failed.
     """
     number = state.round + 1
     if folded.step is None:
         return replace(state, round=number, failed_rounds=state.failed_rounds + 1)
-    server, velocity, moved = setup.recipe.server, None, folded.step
-    if server.momentum:
-        old = state.velocity or {}
-        velocity = {n: _scaled_sum(server.momentum, old[n], 1.0, s) if n in old else s for n, s in moved.items()}
-        moved = velocity
-    params = {
-        n: a + (moved[n] if server.rate == 1 else np.float32(server.rate) * moved[n])
-        for n, a in cleared(setup, state.params, [o for o, _ in folded.accepted]).items()
-    }
+    velocity, moved = _moved(setup, state.velocity or {}, folded.step)
+    params = {n: a + moved[n] for n, a in cleared(setup, state.params, [o for o, _ in folded.accepted]).items()}
     extras = _extras(setup, state, params, folded)
     if setup.recipe.objective.dynamic:
         known = max(len(state.table.devices), len(folded.accepted))
@@ -60,11 +53,24 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
         published={v: patterns for v, patterns in state.published.items() if v in needed},
         velocity=velocity,
         extras=extras,
-        average=_averaged(state.average, params, server.average),
+        average=_averaged(state.average, params, setup.recipe.server.average),
         holdings=holdings,
         failed_rounds=0,
         done={**state.done, number: tuple(o.id.rank for o, _ in (*folded.accepted, *folded.empty))},
     )
+
+
+def _moved(setup: Setup, velocity: Params, step: Params) -> tuple[Params | None, Params]:
+    """The next velocity v = m v + step, none without momentum, and by what the model moves: rate v.
+
+    Running statistics move by their plain step: beyond the mean of what devices saw, a variance may fall below 0.
+    """
+    server = setup.recipe.server
+    fast = {n: s for n, s in step.items() if setup.model.tensor[n].role == "weight"}
+    if server.momentum:
+        fast = {n: _scaled_sum(server.momentum, velocity[n], 1.0, s) if n in velocity else s for n, s in fast.items()}
+    moved = fast if server.rate == 1 else {n: np.float32(server.rate) * v for n, v in fast.items()}
+    return fast if server.momentum else None, {**step, **moved}
 
 
 def cleared(setup: Setup, params: Params, asked: list[Order]) -> Params:

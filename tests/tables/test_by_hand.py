@@ -212,3 +212,18 @@ def test_a_global_mask_takes_the_largest_wherever_they_are_and_a_floor_of_every_
     assert found["small"].reshape(-1).nonzero()[0].tolist() == [97, 98, 99]
     layer = choose("magnitude", model, 0.25, Draw(params=params)).masks
     assert {n: int(m.sum()) for n, m in layer.items()} == {"big": 25, "small": 25}
+
+
+def test_server_momentum_and_rate_leave_running_statistics_at_what_devices_saw() -> None:
+    """m = .8, rate 2: two steps of -.1 move the weight by -.2 and 2 x -.18. The variance was 1, and devices see .05:
+    with momentum it would pass below 0 in the second round, and the net answer with NaN."""
+    model = model_map([Group("g", 1)], [("w", (channels("g"),), 1), ("var", (channels("g"),), 0, "", "buffer")])
+    recipe = Recipe(server=Server(momentum=0.8, rate=2.0))
+    state = State("r", 0, {"w": np.array([1], np.float32), "var": np.array([1], np.float32)})
+    for number, (weight, variance) in enumerate([(0.8, 0.05), (0.44, 0.05)], 1):
+        order = Order(OrderId("r", number, 0), "d", Kind.TRAIN, NET, WHOLE, payloads=(Payload("model", "raw", b""),))
+        step = {"w": np.array([-0.1], np.float32), "var": np.float32(0.05) - state.params["var"]}
+        told = Report(order.id, "d", payloads=(Payload("update", "raw", b""),), samples=1)
+        state = advance(Setup(model, NET, recipe, ()), state, Folded(step, {}, ((order, told),), ()))
+        assert state.params["w"] == pytest.approx([weight])
+        assert state.params["var"] == pytest.approx([variance])
