@@ -18,6 +18,7 @@ from pleat_server.folding import Folded
 from pleat_server.reconfigure import reconfigured, share_at, swapped, time_model
 from pleat_server.round import Setup
 from pleat_server.state import Holding, State
+from pleat_server.statistics import buffers_of
 
 
 def advance(setup: Setup, state: State, folded: Folded) -> State:
@@ -53,7 +54,7 @@ def advance(setup: Setup, state: State, folded: Folded) -> State:
         published={v: patterns for v, patterns in state.published.items() if v in needed},
         velocity=velocity,
         extras=extras,
-        average=_averaged(state.average, params, setup.recipe.server.average),
+        average=_averaged(setup, state.average, params),
         holdings=holdings,
         failed_rounds=0,
         done={**state.done, number: tuple(o.id.rank for o, _ in (*folded.accepted, *folded.empty))},
@@ -111,8 +112,11 @@ def holding_of(order: Order, report: Report) -> Holding:
     return Holding(model.version, received, frozenset(known), chosen)
 
 
-def _averaged(average: Params | None, params: Params, decay: float) -> Params | None:
-    if not decay:
+def _averaged(setup: Setup, average: Params | None, params: Params) -> Params | None:
+    """The averaged copy's next values. A net with running statistics has one only where devices are asked for them: by
+    those of the model itself an averaged copy, which is another net, answers at random."""
+    decay = setup.recipe.server.average
+    if not decay or (buffers_of(setup) and not setup.recipe.objective.statistics):
         return None
     if average is None:
         return params

@@ -18,7 +18,7 @@ from pleat.modelmap import OUTPUT, Group, ModelMap
 from pleat.nets.build import spec
 from pleat.nets.trace import model_map as traced
 from pleat.params import Params
-from pleat.recipes.recipe import FoldChoice, Recipe, Server
+from pleat.recipes.recipe import FoldChoice, Objective, Recipe, Server
 from pleat_server.closing import advance
 from pleat_server.desk import part_of
 from pleat_server.folding import Folded, counted_rows
@@ -220,10 +220,24 @@ def test_server_momentum_and_rate_leave_running_statistics_at_what_devices_saw()
     model = model_map([Group("g", 1)], [("w", (channels("g"),), 1), ("var", (channels("g"),), 0, "", "buffer")])
     recipe = Recipe(server=Server(momentum=0.8, rate=2.0))
     state = State("r", 0, {"w": np.array([1], np.float32), "var": np.array([1], np.float32)})
-    for number, (weight, variance) in enumerate([(0.8, 0.05), (0.44, 0.05)], 1):
+    for number, (weight, seen) in enumerate([(0.8, 0.05), (0.44, 0.03)], 1):
         order = Order(OrderId("r", number, 0), "d", Kind.TRAIN, NET, WHOLE, payloads=(Payload("model", "raw", b""),))
-        step = {"w": np.array([-0.1], np.float32), "var": np.float32(0.05) - state.params["var"]}
+        step = {"w": np.array([-0.1], np.float32), "var": np.float32(seen) - state.params["var"]}
         told = Report(order.id, "d", payloads=(Payload("update", "raw", b""),), samples=1)
         state = advance(Setup(model, NET, recipe, ()), state, Folded(step, {}, ((order, told),), ()))
         assert state.params["w"] == pytest.approx([weight])
-        assert state.params["var"] == pytest.approx([variance])
+        assert state.params["var"] == pytest.approx([seen])
+
+
+@pytest.mark.parametrize(("norms", "asked", "copied"), [(True, 0, False), (True, 1, True), (False, 0, True)])
+def test_a_net_with_running_statistics_is_averaged_only_where_devices_are_asked_for_them(
+    norms: bool, asked: int, copied: bool
+) -> None:
+    model = model_map([Group("g", 1)], [("w", (channels("g"),), 1, "", "buffer" if norms else "weight")])
+    recipe = Recipe(server=Server(average=0.5), objective=Objective(statistics=asked))
+    order = Order(OrderId("r", 1, 0), "d", Kind.TRAIN, NET, WHOLE, payloads=(Payload("model", "raw", b""),))
+    told = Report(order.id, "d", payloads=(Payload("update", "raw", b""),), samples=1)
+    one = {"w": np.ones(1, np.float32)}
+    after = advance(Setup(model, NET, recipe, ()), State("r", 0, one), Folded(one, {}, ((order, told),), ()))
+    assert (after.average is not None) == copied
+    assert after.evaluated["w"] == after.params["w"] == [2]
