@@ -81,15 +81,14 @@ def test_a_hybrid_layout_stays_within_its_budget_where_the_streams_alone_do(mode
 
 @laws
 @given(models(), rates)
-def test_a_balanced_layout_stays_within_the_mean_of_both_budgets(model, rate):
-    def share(selection):
-        return count(model, selection) / count(model, WHOLE) + macs(model, selection) / max(1, macs(model, WHOLE))
-
-    selection = choose("balanced", model, rate, Draw())
+def test_a_balanced_layout_stays_within_the_mean_of_both_budgets_beyond_what_no_block_needs(model, rate):
+    selection, least = (choose("balanced", model, r, Draw()) for r in (rate, 1e-9))
     if not [g for g in model.groups if g.unit and g.role == "hidden"]:
         assert selection == choose("prefix", model, rate, Draw())
         return
-    assert share(selection) <= max(rate * share(WHOLE), share(choose("balanced", model, 1e-9, Draw()))) + 1e-9
+    base, whole, own = ([f(model, s) for f in (count, macs)] for s in (least, WHOLE, selection))
+    shares = [(o - b) / (w - b) for b, w, o in zip(base, whole, own, strict=True) if w > b]
+    assert sum(shares) <= rate * len(shares) + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -125,9 +124,9 @@ def test_prefix_widths_of_a_plain_net(rate, widths):
         ("hyb", 0.0625, [8, 4, 4, 0, 0, 0]),
         ("hyb", 0.001, [0, 0, 0, 0, 0, 0]),
         ("balanced", 1.0, [16, 16, 32, 32, 64, 64]),
-        ("balanced", 0.5, [12, 12, 24, 16, 24, 16]),  # 40 % of the entries, 57 % of the multiply-adds
-        ("balanced", 0.25, [4, 4, 12, 8, 12, 8]),
-        ("balanced", 0.125, [4, 0, 4, 4, 4, 4]),
+        ("balanced", 0.5, [12, 12, 24, 20, 24, 16]),  # 42 % of the entries, 59 % of the multiply-adds
+        ("balanced", 0.25, [8, 4, 12, 8, 12, 8]),
+        ("balanced", 0.125, [4, 4, 4, 4, 4, 4]),
         ("balanced", 0.001, [0, 0, 0, 0, 0, 0]),
     ],
 )

@@ -140,8 +140,8 @@ def _smaller(model: ModelMap, recipe: Recipe, own: _Size, below: Sequence[_Size]
         if not within(model, other.selection, own.selection):
             raise UseError(
                 f"recipe {recipe.name}: objective.nested needs sizes that lie within each other, but chooser "
-                f'{recipe.rule.chooser!r} draws size {other.rung.label} outside {own.rung.label}; use "prefix" or '
-                '"inner"'
+                f'{recipe.rule.chooser!r} draws size {other.rung.label} outside {own.rung.label}; use "prefix", '
+                '"inner" or "balanced"'
             )
     return list(below)
 

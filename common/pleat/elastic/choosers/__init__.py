@@ -1,8 +1,8 @@
 """Choosers: model map + rate + draw -> selection, one family a file; this is the one table of their names.
 
 `rate` lies in (0, 1], 1 = the whole model. It is the share of channels kept (prefix, random, rolling, inner,
-channels), of blocks that can be spared (depth), of exits (depth-prefix, depth-own), of parameters (hyb) or of matrix
-entries (magnitude and its kin).
+channels), of blocks that can be spared (depth), of exits (depth-prefix, depth-own), of parameters (hyb), of what blocks
+cost (balanced) or of matrix entries (magnitude and its kin). `stored` gives the run's mask, whatever the rate.
 """
 
 from __future__ import annotations

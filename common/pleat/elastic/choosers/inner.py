@@ -41,25 +41,37 @@ def hybrid(model: ModelMap, rate: float, draw: Draw) -> Selection:
 
 
 def balanced(model: ModelMap, rate: float, draw: Draw) -> Selection:
-    """Inner widths holding at most `rate` of the model, where what counts is the mean of its share of the *parameters*
-    and its share of the *multiply-adds*; shared equally by the blocks, early ones first, as `hybrid` does.
+    """Inner widths holding at most `rate` of what the blocks cost: the mean of their *parameters'* share and of their
+    *multiply-adds'*, which the blocks share equally, early ones first, as under `hybrid`.
 
     A channel of an early block, of few parameters and a large image, then costs much the same as one of a late block.
+    What stream, stem and head need comes on top, so that no rate is spent on them.
     """
     blocks = _blocks(model)
     if not blocks:
         return prefix(model, rate, draw)
-    entries, products = count(model, WHOLE), max(1, macs(model, WHOLE))
-    return _filled(model, blocks, rate, lambda m, s: count(m, s) / entries + macs(m, s) / products)
+    least = _layout(model, _least(model, blocks))
+    shares = [_share_above(measure, model, least) for measure in (count, macs)]
+    return _filled(model, blocks, rate, lambda m, s: sum(share(m, s) for share in shares))
 
 
 Measure = Callable[[ModelMap, Selection], float]
 
 
+def _share_above(measure: Measure, model: ModelMap, least: Selection) -> Measure:
+    """0 for `least`, 1 for the whole model."""
+    base = measure(model, least)
+    room = measure(model, WHOLE) - base or 1
+    return lambda m, s: (measure(m, s) - base) / room
+
+
+def _least(model: ModelMap, blocks: list[Group]) -> dict[str, int]:
+    return {g.name: 0 if g.unit in model.spare else g.step for g in blocks}
+
+
 def _filled(model: ModelMap, blocks: list[Group], rate: float, measure: Measure) -> Selection:
     """Step by step of channels, in one order for all rates, until the next would exceed `rate` of the whole."""
-    order = _in_order(model, blocks, measure)
-    least = {g.name: 0 if g.unit in model.spare else g.step for g in blocks}
+    order, least = _in_order(model, blocks, measure), _least(model, blocks)
 
     def after(steps: int) -> Selection:
         widths = dict(least)

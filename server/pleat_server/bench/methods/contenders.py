@@ -59,8 +59,8 @@ def every() -> list[Contender]:
         Contender("depthfl, not distilled", "depthfl", {"objective": {"settings": {"distil": 0.0}}}, ladder=True),
         Contender("elf, depth alone", "elf", _DEPTH_ALONE, ladder=True),
         Contender("elastic, all at full size", "elastic", ladder=True, largest=True),
+        Contender("elastic, widths in proportion", "elastic", {"rule": {"chooser": "inner"}}, ladder=True),
         Contender("elastic, early blocks first", "elastic", {"rule": {"chooser": "hyb"}}, ladder=True),
-        Contender("elastic, balanced blocks", "elastic", {"rule": {"chooser": "balanced"}}, ladder=True),
         *single,
     ]
 
@@ -88,7 +88,8 @@ def fast(contender: Contender) -> Contender:
 def picked(known_ones: Sequence[Contender], only: str, bench: str) -> list[Contender]:
     """Those of `known_ones` whose names are in `only`, or all. Raises UseError for an unknown one."""
     known = {c.name: c for c in known_ones}
-    wanted = [name.strip() for name in only.split(";" if ";" in only else ",")] if only else list(known)
+    parts = [only] if only in known else only.split(";" if ";" in only else ",")
+    wanted = [name.strip() for name in parts] if only else list(known)
     for name in wanted:
         if name not in known:
             near = nearest(name, known)
