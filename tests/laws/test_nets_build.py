@@ -16,8 +16,8 @@ from pleat.elastic.size import count
 from pleat.errors import UseError
 from pleat.exchange.order import NetSpec
 from pleat.nets.build import build, classes_of, initial, input_shape_of, parse_shape, resolve, skeleton, spec
+from pleat.nets.names import NAMES
 from pleat.nets.trace import model_map
-from pleat.nets.zoo import NAMES
 
 torch.set_num_threads(1)
 

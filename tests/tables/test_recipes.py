@@ -12,8 +12,8 @@ from pleat.elastic.choosers import CHOOSERS
 from pleat.elastic.selection import WHOLE
 from pleat.errors import UseError
 from pleat.nets.build import initial, spec
+from pleat.nets.names import NAMES
 from pleat.nets.trace import model_map
-from pleat.nets.zoo import NAMES
 from pleat.recipes.load import load, names
 from pleat.recipes.recipe import Recipe
 from pleat_client.objectives import OBJECTIVES
@@ -133,6 +133,18 @@ WRONG = [
     ("[rule]\nadjust = 'regroww'", "line 2: unknown rule.adjust 'regroww'; did you mean 'regrow'?"),
     ("[objective]\nname = 'joynt'", "line 2: unknown objective.name 'joynt'; did you mean 'joint'?"),
     ("[objective]\ngate = 'x'", "line 2: unknown objective.gate 'x'; there are hard, swat, threshold"),
+    (
+        "[objective]\nname = 'joint'\nsettings = { totl = 2.0 }",
+        "line 3: unknown key 'objective.settings.totl'; did",
+    ),
+    ("[rule]\nsettings = { evry = 2 }", "line 2: unknown key 'rule.settings.evry'; did you mean 'every'?"),
+    ("[rule]\nadjust = 'regrow'", "line 2: rule.adjust contradicts returns.part"),
+    ("[rule]\nchooser = 'stored'\n[holds]\nwidths = [0.3, 0.1]", "line 4: holds.widths contradicts rule.chooser"),
+    ("[objective]\ndynamic = 0.1\n[server]\nmomentum = 0.5", "line 2: objective.dynamic contradicts server"),
+    ("[models.resnt8.training]\nepochs = 2", "unknown net 'resnt8'; did you mean 'resnet8'?"),
+    ("[server]\nrate = 0.0", "line 2: server.rate must be above 0"),
+    ("[server]\nleast = -1", "line 2: server.least must be 0 or more devices"),
+    ("[training]\ndecay = -1.0", "line 2: training.decay must be 0 (off) or more"),
     ("[rule]\nscore = 'sise'", "line 2: Invalid enum value 'sise'"),
     ("[objective]\nproximal = -1.0", "line 2: objective.proximal must be 0 (off) or more"),
     ("[objective]\ndynamic = 0.1\n[fold]\nexponent = 0.5", "line 2: objective.dynamic contradicts fold"),

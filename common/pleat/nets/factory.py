@@ -22,9 +22,9 @@ from pleat.errors import UseError, hint
 from pleat.exchange.order import Scalar
 from pleat.nets.arguments import parse_shape
 from pleat.nets.lookup import use_lookups
+from pleat.nets.names import NAMES
 from pleat.nets.tensors import constants_of
 from pleat.nets.vision import with_torchvision
-from pleat.nets.zoo import NAMES
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 

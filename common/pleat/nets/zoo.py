@@ -34,9 +34,6 @@ from pleat.nets.arguments import parse_shape, positive
 from pleat.nets.exits import Exits
 from pleat.nets.norms import Norm, group_norm, norm_named
 
-_ALL = ("mlp", "cnn", "caldas", "resnet6", "resnet8", "resnet18", "resnet20", "resnet56")
-NAMES = {**{name: f"pleat.nets.zoo:{name}" for name in _ALL}, "transformer": "pleat.nets.transformer:transformer"}
-
 
 def _image(text: str, least: int, net: str) -> tuple[int, int, int]:
     """Channels, height and width of samples that are images of at least `least` x `least`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pleat.elastic.choosers import CHOOSERS
 from pleat.elastic.importance import OF_GRADIENTS
@@ -43,6 +43,18 @@ def _names(recipe: Recipe, where: Callable[[str], str]) -> None:
     ):
         if name not in known:
             raise UseError(f"recipe {where(key)}: unknown {key} {name!r}; {hint(name, known)}")
+    # of any of them: what a recipe inherits from another may be for another objective
+    _settings("objective.settings", objective.settings, {**skills.OBJECTIVES, **skills.GATES}, where)
+    _settings("rule.settings", rule.settings, skills.ADJUSTERS, where)
+
+
+def _settings(
+    table: str, given: Iterable[str], skilled: Mapping[str, Iterable[str]], where: Callable[[str], str]
+) -> None:
+    known = sorted({name for names in skilled.values() for name in names})
+    for key in given:
+        if key not in known:
+            raise UseError(f"recipe {where(f'{table}.{key}')}: unknown key '{table}.{key}'; {hint(key, known)}")
 
 
 def _sizes(recipe: Recipe, need: Need) -> None:
@@ -90,6 +102,9 @@ def _training(recipe: Recipe, need: Need) -> None:
     need(t.rate > 0, "training.rate", "above 0", t.rate)
     need(0 <= t.momentum < 1, "training.momentum", "in [0, 1)", t.momentum)
     need(t.clip >= 0, "training.clip", "0 (off) or more", t.clip)
+    need(t.decay >= 0, "training.decay", "0 (off) or more", t.decay)
+    need(s.rate > 0, "server.rate", "above 0", s.rate)
+    need(s.least >= 0, "server.least", "0 or more devices", s.least)
     need(0 <= s.momentum < 1, "server.momentum", "in [0, 1)", s.momentum)
     need(0 <= s.average < 1, "server.average", "in [0, 1)", s.average)
     need(0 < s.quorum <= 1, "server.quorum", "in (0, 1]", s.quorum)
@@ -110,7 +125,7 @@ def _proxy(p: Proxy, need: Need) -> None:
 
 def _consistent(recipe: Recipe, where: Callable[[str], str]) -> None:
     """Refuse keys of which one takes away the other's meaning."""
-    for both, key, why in (*_of_sizes(recipe), *_of_masks(recipe)):
+    for both, key, why in (*_of_sizes(recipe), *_of_devices(recipe), *_of_masks(recipe)):
         if both:
             raise UseError(f"recipe {where(key)}: {key} contradicts {why}")
 
@@ -132,9 +147,9 @@ def _of_sizes(recipe: Recipe) -> Clashes:
         "rule.redraw = false, under which no rate changes; write redraw = true, or remove cubic",
     )
     yield (
-        recipe.objective.dynamic > 0 and (fold.fill != "update" or fold.exponent != 1),
-        "objective.dynamic",
-        'fold, which must average the devices\' weights for it; write fill = "update" and exponent = 1.0',
+        rule.chooser == "stored" and len(holds.rungs) > 1,
+        "holds.widths",
+        'rule.chooser = "stored", which is one mask for all; write one width, or another chooser such as "magnitude"',
     )
     yield (
         rule.chooser == "whole" and holds.widths != (1.0,),
@@ -145,6 +160,26 @@ def _of_sizes(recipe: Recipe) -> Clashes:
         bool(recipe.objective.subspace) and recipe.returns.part != "own",
         "objective.subspace",
         f'returns.part = "{recipe.returns.part}": what is confined must be known before training; write part = "own"',
+    )
+
+
+def _of_devices(recipe: Recipe) -> Clashes:
+    """What devices keep or choose, and what becomes of it."""
+    yield (
+        recipe.objective.dynamic > 0 and (recipe.fold.fill != "update" or recipe.fold.exponent != 1),
+        "objective.dynamic",
+        'fold, which must average the devices\' weights for it; write fill = "update" and exponent = 1.0',
+    )
+    yield (
+        recipe.objective.dynamic > 0 and (recipe.server.momentum > 0 or recipe.server.rate != 1),
+        "objective.dynamic",
+        "server, which must take the devices' mean for it; write momentum = 0.0 and rate = 1.0",
+    )
+    yield (
+        bool(recipe.rule.adjust) and recipe.returns.part != "chosen",
+        "rule.adjust",
+        f'returns.part = "{recipe.returns.part}", under which the masks that devices come to are lost; '
+        'write part = "chosen"',
     )
 
 

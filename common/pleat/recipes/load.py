@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from pleat.errors import UseError
+from pleat.errors import UseError, hint
+from pleat.nets.names import NAMES
 from pleat.recipes.checks import check
 from pleat.recipes.recipe import Recipe, Table
 from pleat.recipes.source import Source, merge, names, nearest_key, place, sources
@@ -59,6 +60,11 @@ def _known(raw: dict[str, Any], source: Source, table: str = "", prefix: str = "
             raise UseError(f"recipe {where}: unknown key {prefix + key!r}; {nearest_key(key, table, _keys)}")
         if not table and key == "models" and isinstance(value, dict):
             for net, laid in value.items():
+                if net not in NAMES and ":" not in net:
+                    where = place([source], f"models.{net}")
+                    raise UseError(
+                        f"recipe {where}: unknown net {net!r}; {hint(net, NAMES)}, or package.module:function"
+                    )
                 if isinstance(laid, dict):
                     _known(laid, source, "", f"models.{net}.")
         elif not table and _keys(key) and isinstance(value, dict):
