@@ -121,11 +121,15 @@ def shrink(moment: Moment) -> Changed:
 
 def rewind(moment: Moment) -> Changed:
     """LotteryFL, before training: where the device does well and its mask is not yet as sparse as `target`, prune
-    `prune` of each layer's weights and put the survivors back to the run's first weights."""
+    `prune` of each layer's weights and put the survivors back to the run's first weights. Where that prunes nothing,
+    nothing goes back."""
     settings = moment.settings
     if moment.density() <= settings.get("target", 0.5) or moment.accuracy(moment.params) <= settings.get("least", 0.2):
         return None
-    masks = pruned(moment.masks(), moment.params, settings.get("prune", 0.2))
+    held = moment.masks()
+    masks = pruned(held, moment.params, settings.get("prune", 0.2))
+    if all(np.array_equal(masks[n], m) for n, m in held.items()):
+        return None
     chosen, start = moment.with_masks(masks), moment.start()
     fresh = {n: start[n] if n in masks else a for n, a in moment.params.items()}
     return chosen, within_masks(moment.model, chosen, fresh)

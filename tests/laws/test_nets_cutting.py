@@ -27,6 +27,8 @@ NETS = {  # narrow where the full width would only cost time
     "resnet6": ((1, 16, 16), {}),
     "resnet8": ((3, 8, 8), {"norm": "batch"}),
     "resnet18": ((3, 16, 16), {"width": 16}),
+    "resnet20": ((3, 8, 8), {"width": 8}),
+    "resnet56": ((3, 8, 8), {"width": 4}),
 }
 RESIDUAL = ("resnet6", "resnet8", "resnet18")
 _made: dict[str, tuple[nn.Module, ModelMap, torch.Tensor]] = {}

@@ -62,9 +62,8 @@ def _known(raw: dict[str, Any], source: Source, table: str = "", prefix: str = "
             for net, laid in value.items():
                 if net not in NAMES and ":" not in net:
                     where = place([source], f"models.{net}")
-                    raise UseError(
-                        f"recipe {where}: unknown net {net!r}; {hint(net, NAMES)}, or package.module:function"
-                    )
+                    told = f"{hint(net, NAMES)}; a net of your own is named as package.module:function"
+                    raise UseError(f"recipe {where}: unknown net {net!r}; {told}")
                 if isinstance(laid, dict):
                     _known(laid, source, "", f"models.{net}.")
         elif not table and _keys(key) and isinstance(value, dict):

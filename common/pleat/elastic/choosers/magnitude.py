@@ -78,7 +78,10 @@ def stored(model: ModelMap, rate: float, draw: Draw) -> Selection:
 
 
 def erk(shapes: Mapping[str, tuple[int, ...]], rate: float) -> dict[str, float]:
-    """Density of each tensor in proportion to (sum of its axes) / (their product), at most 1, `rate` over all."""
+    """Density of each tensor in proportion to (sum of its axes) / (their product), at most 1, `rate` over all.
+
+    As RigL's code has it; its text puts sparsity in proportion to 1 minus that (Evci et al. 2020).
+    """
     entries = {name: math.prod(shape) for name, shape in shapes.items()}
     wish = {name: sum(shape) / entries[name] for name, shape in shapes.items()}
     full: set[str] = set()

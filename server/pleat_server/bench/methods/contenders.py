@@ -58,6 +58,7 @@ def every() -> list[Contender]:
         Contender("inclusivefl, no momentum", "inclusivefl", {"fold": {"momentum": 0.0}}, ladder=True),
         Contender("depthfl, not distilled", "depthfl", {"objective": {"settings": {"distil": 0.0}}}, ladder=True),
         Contender("elf, depth alone", "elf", _DEPTH_ALONE, ladder=True),
+        Contender("scalefl", "scalefl", _TAUGHT_LATE, ladder=True),
         Contender("elastic, all at full size", "elastic", ladder=True, largest=True),
         Contender("elastic, widths in proportion", "elastic", {"rule": {"chooser": "inner"}}, ladder=True),
         Contender("elastic, early blocks first", "elastic", {"rule": {"chooser": "hyb"}}, ladder=True),
@@ -65,7 +66,9 @@ def every() -> list[Contender]:
     ]
 
 
-_SPECIAL = {"fedavg", "all-large", "all-small", "drop-weak", "exclusive", "elf", "inclusivefl"}
+_SPECIAL = {"fedavg", "all-large", "all-small", "drop-weak", "exclusive", "elf", "inclusivefl", "scalefl"}
+# From a quarter of 100 rounds on, as in its paper.
+_TAUGHT_LATE = {"objective": {"settings": {"distil": 0.05, "temperature": 3.0, "since": 26}}}
 # The momentum of InclusiveFL has no mean step where a trunk widens: `bench text` has it. eLF with masks needs proxy
 # data and two rates a class: `bench elf` has it.
 _DEPTH_ALONE = {"holds": {"densities": [1.0], "crossed": False}, "rule": {"score": "size"}}
