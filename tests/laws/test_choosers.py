@@ -14,10 +14,11 @@ from pleat.elastic.choosers import CHOOSERS, Draw, choose
 from pleat.elastic.choosers.channels import scores
 from pleat.elastic.choosers.depth import by_stage, droppable, stages
 from pleat.elastic.choosers.magnitude import top
-from pleat.elastic.selection import WHOLE, coverage, make, within
+from pleat.elastic.selection import WHOLE, coverage, embed, extract, make, within
 from pleat.elastic.size import activation_floats, allocated, count, macs
 from pleat.errors import UseError
 from pleat.modelmap import Activation, Group, ModelMap
+from pleat.params import dense
 from support.models import channels, fixed, mlp, model_map, models, params_of, six_blocks
 
 laws = settings(max_examples=40, deadline=None)
@@ -39,6 +40,20 @@ def test_every_chooser_makes_selections_that_the_model_can_have(model, name, rat
     assert make(model, selection.kept, selection.dropped, selection.masks) == selection
     assert choose(name, model, 1.0, draw).is_whole
     assert choose(name, model, rate, draw) == selection
+
+
+@laws
+@given(models(), st.sampled_from(sorted(CHOOSERS)), rates, st.integers(0, 1000))
+def test_what_a_chooser_cuts_comes_back_to_its_place_and_the_rest_is_0(model, name, rate, seed):
+    params = params_of(model, seed)
+    selection = choose(name, model, rate, Draw(seed, 1, "device", params))
+    part = extract(model, selection, params)
+    back = dense(embed(model, selection, part))
+    for tensor, whole in params.items():
+        assert np.array_equal(back[tensor], np.where(coverage(model, selection, tensor), whole, 0))
+    again = extract(model, selection, back)
+    assert again.keys() == part.keys()
+    assert all(np.array_equal(again[n], a) for n, a in part.items())
 
 
 @laws
