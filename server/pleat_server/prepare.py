@@ -1,4 +1,5 @@
-"""What a recipe wants of the server before the first round: scores by pruning on proxy data, and the lookup table.
+"""What a recipe wants of the server before the first round: scores by pruning on proxy data and the lookup table, or
+squared gradients of proxy data.
 
 A run keeps both in its folder, so that going on with it needs nothing else; how they came about is in the cache, so
 that the next run of the same net, seed, data and schedule finds them. Samples that were drawn from the server's own
@@ -18,8 +19,9 @@ from pleat import shard as shards
 from pleat import tensorfile
 from pleat.disk import write_together
 from pleat.elastic.choosers import Rung
-from pleat.elastic.importance import IMP
+from pleat.elastic.importance import IMP, SQUARES
 from pleat.errors import LocalError, PleatError, UseError
+from pleat.exchange.order import Work
 from pleat.nets.build import spec
 from pleat.nets.trace import model_map
 from pleat.params import Params
@@ -30,10 +32,10 @@ from pleat_server.config import RunConfig, cache_folder
 from pleat_server.plan.catalogue import catalogue
 from pleat_server.plan.offers import Line, lines
 from pleat_server.round import work_of
-from pleat_server.simulate.proxy import Job, epochs_made, prune, scores_of, worths
+from pleat_server.simulate.proxy import Job, epochs_made, mean_squares, prune, scores_of, worths
 
 Watch = Callable[[dict[str, Any]], None]
-SCORES, TABLE = "imp.safetensors", "lookup.json"
+SCORES, TABLE, GRADIENTS = "imp.safetensors", "lookup.json", "squares.safetensors"
 
 
 def needed(recipe: Recipe) -> bool:
@@ -50,19 +52,31 @@ def prepare(
     known: int,
     watch: Watch = lambda event: None,
 ) -> Shard | None:
-    """Leave scores and table in the run's folder, where the recipe needs them and they are not there yet; what may be
-    scored on of the server's `own` samples. `known`: training samples on all devices, 0 = nobody knows.
+    """Leave what the recipe needs in the run's folder, scores and table or gradients, where it is not there yet; what
+    may be scored on of the server's `own` samples. `known`: training samples on all devices, 0 = nobody knows.
 
     Raises UseError where there are no proxy data, or they do not do.
     """
-    if not needed(recipe):
+    wanted = (SCORES, TABLE) * needed(recipe) + (GRADIENTS,) * (recipe.rule.gradients == "proxy")
+    if not wanted:
         return own
     samples, rest, where = _samples(config, recipe, own, known)
-    if not all((config.folder / name).exists() for name in (SCORES, TABLE)):
+    if not all((config.folder / name).exists() for name in wanted):
         proxy.check(samples, input_shape, classes, known, recipe.proxy.share, where)
+    if needed(recipe) and not all((config.folder / name).exists() for name in (SCORES, TABLE)):
         scores, facts = pruned(config, recipe, input_shape, classes, samples, watch)
         keep(config.folder, scores, facts)
+    if GRADIENTS in wanted and not (config.folder / GRADIENTS).exists():
+        net = spec(config.model, input_shape, classes, recipe.holds.exits)
+        found = mean_squares(net, model_map(net), _plain(recipe), samples, config.seed)
+        write_together([(config.folder / GRADIENTS, tensorfile.pieces(found))])
+        watch({"event": "notice", "text": f"gradients of {len(samples)} proxy samples: {config.folder / GRADIENTS}"})
     return rest
+
+
+def _plain(recipe: Recipe) -> Work:
+    """How the server trains: as devices do, with the objective of the net alone."""
+    return replace(work_of(recipe), objective="cross_entropy", settings={}, gate="", adjust="", scaler=False)
 
 
 def _samples(config: RunConfig, recipe: Recipe, own: Shard | None, known: int) -> tuple[Shard, Shard | None, str]:
@@ -71,7 +85,7 @@ def _samples(config: RunConfig, recipe: Recipe, own: Shard | None, known: int) -
         return shards.read(config.proxy), own, f"--proxy {config.proxy}"
     if own is None:
         raise UseError(
-            f"recipe {recipe.name} prunes on data of the server's before the first round, and there are none: "
+            f"recipe {recipe.name} needs data of the server's before the first round, and there are none: "
             f"{proxy.FILE_HINT}, or --data FILE.npz to draw them from"
         )
     samples, rest = proxy.drawn(own, known, recipe.proxy.share, config.seed)
@@ -84,8 +98,7 @@ def pruned(
     """The scores of pruning on `samples`, and the lookup table of the rows they make, as plain facts."""
     net = spec(config.model, input_shape, classes, recipe.holds.exits)
     model, cache = model_map(net), (config.cache or cache_folder()) / "imp"
-    plain = replace(work_of(recipe), objective="cross_entropy", settings={}, gate="", adjust="", scaler=False)
-    job = Job(net, model, samples, recipe.proxy, plain, config.seed)
+    job = Job(net, model, samples, recipe.proxy, _plain(recipe), config.seed)
     state = prune(job, cache, watch)
     scores = scores_of(job, state)
     rows = catalogue(model, recipe, config.seed, scores)
@@ -111,17 +124,19 @@ def keep(folder: Path, scores: Params, facts: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> tuple[dict[str, Params], list[Line]]:
-    """What was prepared for the run in `folder`: the scores under their name, and the table's lines; nothing for most
-    recipes. Raises LocalError for files that cannot be read."""
-    if not (folder / TABLE).exists():
-        return {}, []
+    """What was prepared for the run in `folder`: scores and gradients under their names, and the table's lines; nothing
+    for most recipes. Raises LocalError for files that cannot be read."""
+    pruned_here, kept = (folder / TABLE).exists(), dict[str, Params]()
     try:
-        scores: Params = tensorfile.load(folder / SCORES)[0]
-        return {IMP: scores}, facts_in(folder)["rows"]
+        if (folder / GRADIENTS).exists():
+            kept[SQUARES] = tensorfile.load(folder / GRADIENTS)[0]
+        if pruned_here:
+            kept[IMP] = tensorfile.load(folder / SCORES)[0]
+        return kept, facts_in(folder)["rows"] if pruned_here else []
     except (OSError, PleatError, msgspec.DecodeError, KeyError) as error:
         raise LocalError(
-            f"{folder}: {SCORES} or {TABLE} cannot be read ({error}); both can be made again: remove them and go on "
-            "with the run, or type `pleat prune`"
+            f"{folder}: {SCORES}, {TABLE} or {GRADIENTS} cannot be read ({error}); they can be made again: remove them "
+            "and go on with the run"
         ) from None
 
 

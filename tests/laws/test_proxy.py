@@ -9,20 +9,26 @@ import numpy as np
 import pytest
 import torch
 
+from pleat import tensorfile
 from pleat.elastic.choosers import Draw, choose
+from pleat.elastic.choosers.magnitude import top
 from pleat.elastic.pruning import Pruning
 from pleat.elastic.selection import WHOLE, Selection, make
 from pleat.errors import UseError
 from pleat.exchange.order import Work
-from pleat.nets.build import initial, spec
+from pleat.nets.build import build, initial, spec
+from pleat.nets.shrink import load
 from pleat.nets.trace import model_map
 from pleat.params import Params, digest
 from pleat.recipes.recipe import Proxy
 from pleat.shard import Shard
+from pleat_client.batches import batches
 from pleat_server import proxy
 from pleat_server.plan.catalogue import Worth
-from pleat_server.simulate.proxy import Job, prune, scores_of, worths
+from pleat_server.round import seed_of
+from pleat_server.simulate.proxy import Job, mean_squares, prune, scores_of, worths
 from support.digits import digit_shards
+from support.methods import simulate
 
 torch.set_num_threads(1)
 NET = spec("mlp", (1, 8, 8), 10, first=16, second=12)
@@ -249,3 +255,38 @@ def test_a_share_of_too_few_training_samples_for_every_class_is_told_with_the_sh
 def test_samples_that_do_not_fit_the_net_are_refused() -> None:
     assert "samples have shape (64,)" in complaint(Shard(TEST.x.reshape(-1, 64), TEST.y))
     assert "labels go up to 9, the model has classes 0 to 7" in complaint(TEST, classes=8)
+
+
+def test_gradients_of_proxy_data_are_mean_squares_over_its_batches_at_the_first_weights() -> None:
+    """Against autograd on the net as it is: two batches, of 32 and what is left."""
+    samples, _ = proxy.drawn(TEST, 1437, 0.03, 0)
+    found = mean_squares(NET, MODEL, Work(batch=32), samples, 3)
+    module, squares = build(NET.factory, NET.arguments), dict[str, Any]()
+    load(module, initial(NET, 3))
+    parts = list(batches(len(samples), 32, 1, seed_of(3, "squares")))
+    assert [len(rows) for rows in parts] == [32, len(samples) - 32]
+    for rows in parts:
+        module.zero_grad()
+        loss = torch.nn.functional.cross_entropy(
+            module(torch.from_numpy(samples.x[rows])), torch.from_numpy(samples.y[rows])
+        )
+        loss.backward()
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None
+            squares[name] = squares.get(name, 0) + parameter.grad.numpy() ** 2 / 2
+    assert found.keys() == squares.keys()
+    for name, array in squares.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-10)
+
+
+def test_a_mask_by_gradients_of_proxy_data_is_drawn_before_the_first_round(tmp_path: Path) -> None:
+    """|g w| at the start ranks what a fixed mask keeps; the gradients are kept with the run."""
+    taylor = {"rule": {"chooser": "magnitude", "score": "taylor", "gradients": "proxy"}, "holds": {"widths": [0.2]}}
+    ran = simulate(tmp_path / "run", "fedavg", 1, **taylor)
+    squares, _ = tensorfile.load(tmp_path / "run" / "squares.safetensors")
+    start = initial(spec("mlp", (1, 8, 8), 10), 0)
+    moved = ran.params["first.weight"] != start["first.weight"]
+    assert not (moved & ~top(np.sqrt(squares["first.weight"]) * start["first.weight"], 0.2)).any()
+    assert moved.mean() > 0.15
+    control = simulate(tmp_path / "size", "fedavg", 1, holds={"widths": [0.2]}, rule={"chooser": "magnitude"})
+    assert ((control.params["first.weight"] != start["first.weight"]) & ~moved).any()

@@ -117,6 +117,7 @@ WRONG = [
         "line 4: objective.subspace contradicts returns.part",
     ),
     ("[rule]\nscore = 'taylor'", "line 2: rule.score contradicts rule.squares = 0"),
+    ("[rule]\ngradients = 'server'", "line 2: Invalid enum value 'server'"),
     ("[rule]\nchooser = 'sensitive'", "line 2: rule.chooser contradicts rule.squares = 0"),
     ("[fold]\nvotes = 0.5", "line 2: fold.votes contradicts fold.clears"),
     ("[fold]\nvotes = 1.5", "line 2: fold.votes must be in [0, 1], got 1.5"),

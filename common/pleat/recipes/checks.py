@@ -186,18 +186,20 @@ def _of_devices(recipe: Recipe) -> Clashes:
 def _of_masks(recipe: Recipe) -> Clashes:
     """What masks, and the gradients that make them, say of each other."""
     rule, fold = recipe.rule, recipe.fold
+    gradients = rule.squares > 0 or rule.gradients == "proxy"
     yield (
         rule.reconfigure > 0 and rule.chooser != "stored",
         "rule.reconfigure",
         f'rule.chooser = "{rule.chooser}", which does not hold the mask that it makes; write chooser = "stored"',
     )
     yield (
-        rule.score in OF_GRADIENTS and not rule.squares,
+        rule.score in OF_GRADIENTS and not gradients,
         "rule.score",
-        "rule.squares = 0, under which no gradient ever comes; write squares = 1, or a score of weights alone",
+        'rule.squares = 0, under which no gradient ever comes; write squares = 1, gradients = "proxy", or a score of '
+        "weights alone",
     )
     yield (
-        "sensitive" in (rule.chooser, rule.mask) and not rule.squares,
+        "sensitive" in (rule.chooser, rule.mask) and not gradients,
         "rule.chooser",
         'rule.squares = 0: "sensitive" shares out by gradients; write squares = 1, or chooser = "magnitude"',
     )

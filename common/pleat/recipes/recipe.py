@@ -54,9 +54,10 @@ class Rule(Table, frozen=True):
     `seconds` that devices were measured at, or to the same `count` in every tensor; `free`: the share of smallest
     weights that may then go, halved every `half` rounds, by count falling to 0 with a cosine. `score`: what entries or
     channels are ranked by (`elastic/importance.py`); `squares`: rounds after which devices send squared gradients, each
-    time, 0 = never; `until`: the last round in which they do, 0 = none is the last; `sends`: how they are coded, of
-    entries outside the masks alone where the fit is by count. `pool`: choosers among whose masks the devices elect the
-    first one by loss, before the first round; empty: the chooser's own."""
+    time, 0 = never; `gradients`: whether the server begins with none or with those of its proxy samples; `until`:
+    the last round in which devices send any, 0 = none is the last; `sends`: how they are coded, of entries outside the
+    masks alone where the fit is by count. `pool`: choosers among whose masks the devices elect the first one by loss,
+    before the first round; empty: the chooser's own."""
 
     chooser: str = "whole"
     depth: str = "depth"
@@ -72,6 +73,7 @@ class Rule(Table, frozen=True):
     fit: Literal["seconds", "count"] = "seconds"
     score: Kind = "size"
     squares: int = 0
+    gradients: Literal["devices", "proxy"] = "devices"
     until: int = 0
     sends: str = "bf16"
     pool: tuple[str, ...] = ()
@@ -164,7 +166,8 @@ class Server(Table, frozen=True):
 
 
 class Proxy(Table, frozen=True):
-    """What the server trains on data of its own before the first round, where `rule.score` is "imp". `share`: of the
+    """What the server trains on data of its own before the first round, where `rule.score` is "imp", or takes gradients
+    of, where `rule.gradients` is "proxy". `share`: of the
     training samples known, at most. `cycles` of iterative magnitude pruning (`elastic/pruning.py`), each of which
     trains `epochs`, and on until it has made `steps` optimiser steps, and prunes the share `prune` of what is left,
     `across` layers or the net; survivors go back to the weights after `rewind` epochs of the first cycle (0: the first

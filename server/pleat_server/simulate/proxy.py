@@ -25,7 +25,7 @@ from safetensors.numpy import load as from_safetensors
 
 from pleat.disk import make_folder, read_versioned, set_aside, write_atomic, write_versioned
 from pleat.elastic.pruning import Pruning, advance, begin, scores
-from pleat.elastic.selection import Selection, extract, make
+from pleat.elastic.selection import WHOLE, Selection, extract, make
 from pleat.errors import LocalError
 from pleat.exchange.order import NetSpec, Work
 from pleat.modelmap import ModelMap
@@ -34,8 +34,8 @@ from pleat.params import Params
 from pleat.recipes.recipe import Proxy
 from pleat.shard import Shard
 from pleat.tensorfile import pieces
-from pleat_client.batches import steps_an_epoch
-from pleat_client.trainer import Tick, score, train
+from pleat_client.batches import batches, steps_an_epoch
+from pleat_client.trainer import Tick, gradient, score, train
 from pleat_server.plan.catalogue import Worth
 from pleat_server.proxy import Parts, parted
 from pleat_server.round import seed_of
@@ -156,6 +156,20 @@ def epochs_made(job: Job, epochs: int, shard: Shard) -> int:
 
 def _told(doing: str, number: int, of: int, done: float, text: str) -> dict[str, Any]:
     return {"event": "proxy", "doing": doing, "number": number, "of": of, "done": done, "text": text}
+
+
+def mean_squares(net: NetSpec, model: ModelMap, work: Work, shard: Shard, seed: int) -> Params:
+    """At the net's first weights, the mean over the batches of one epoch of their gradients' squares; 0 in tensors that
+    are not trained."""
+    params = initial(net, seed)
+    total = {name: np.zeros_like(array) for name, array in params.items()}
+    parts = list(batches(len(shard), work.batch, 1, seed_of(seed, "squares")))
+    for rows in parts:
+        one = replace(work, batch=len(rows))
+        found = gradient(net, model, WHOLE, params, one, Shard(shard.x[rows], shard.y[rows]), seed)
+        for name, array in found.items():
+            total[name] += np.square(array) / len(parts)
+    return total
 
 
 def _packed(state: Pruning) -> bytes:
