@@ -126,9 +126,9 @@ def rewind(moment: Moment) -> Changed:
     settings = moment.settings
     if moment.density() <= settings.get("target", 0.5) or moment.accuracy(moment.params) <= settings.get("least", 0.2):
         return None
-    held = moment.masks()
-    masks = pruned(held, moment.params, settings.get("prune", 0.2))
-    if all(np.array_equal(masks[n], m) for n, m in held.items()):
+    before = moment.masks()
+    masks = pruned(before, moment.params, settings.get("prune", 0.2))
+    if all(np.array_equal(masks[n], m) for n, m in before.items()):
         return None
     chosen, start = moment.with_masks(masks), moment.start()
     fresh = {n: start[n] if n in masks else a for n, a in moment.params.items()}

@@ -23,9 +23,8 @@ from pleat.elastic.start import scaled_start
 from pleat.errors import UseError
 from pleat.exchange.report import Budgets
 from pleat.nets import exported
-from pleat.nets.build import check_exits, initial, resolve, spec
+from pleat.nets.build import initial, spec
 from pleat.nets.trace import model_map
-from pleat.recipes import load as recipes
 from pleat.recipes.recipe import Recipe
 from pleat.shard import Shard
 from pleat_server import prepare
@@ -46,37 +45,12 @@ from pleat_server.link.tls import server_tls
 from pleat_server.loop import Loop, Watch
 from pleat_server.plan.catalogue import catalogue
 from pleat_server.plan.offers import laid_on
-from pleat_server.plan.policies import policy_of
 from pleat_server.reopening import reopen
 from pleat_server.round import Setup
+from pleat_server.run_recipe import checked, keep_recipe, read_recipe
 from pleat_server.simulate.grid import InProcess, VirtualDevice
 from pleat_server.state import State, from_checkpoint
 from pleat_server.summary import summarise
-
-
-def read_recipe(config: RunConfig) -> Recipe:
-    """The recipe as this run uses it: the named one, as it applies to the net, with the run's own settings on top."""
-    return recipes.load(config.recipe, model=config.model, overrides=laid_over(config))
-
-
-def checked(config: RunConfig) -> Recipe:
-    """The recipe of a run whose names are all known, net and policy included: asked before anything is written or
-    listened on. Raises UseError with the nearest name."""
-    recipe = read_recipe(config)
-    resolve(config.model)
-    check_exits(config.model, recipe.holds.exits)
-    policy_of(recipe.plan.policy, recipe.plan.settings)
-    return recipe
-
-
-def laid_over(config: RunConfig) -> dict[str, Any]:
-    """All that the run lays over its recipe, its policy and number of devices included."""
-    overrides = {k: dict(v) if isinstance(v, dict) else v for k, v in config.overrides.items()}
-    if config.policy:
-        overrides["plan"] = {**overrides.get("plan", {}), "policy": config.policy}
-    if config.least:
-        overrides["server"] = {**overrides.get("server", {}), "least": config.least}
-    return overrides
 
 
 def set_up(config: RunConfig, recipe: Recipe, input_shape: tuple[int, ...], classes: int) -> Setup:
@@ -86,9 +60,9 @@ def set_up(config: RunConfig, recipe: Recipe, input_shape: tuple[int, ...], clas
     model = model_map(net)
     if recipe.fold.momentum:
         check_pairs(recipe.name, model)
-    kept, table = prepare.read(config.folder)
+    kept, table = prepare.read(config.folder, recipe if _has_run(config.folder) else None)
     ranks = importance(recipe.rule.score, initial(net, config.seed), kept)
-    return Setup(model, net, recipe, laid_on(catalogue(model, recipe, config.seed, ranks), table), kept)
+    return Setup(model, net, recipe, laid_on(catalogue(model, recipe, config.seed, ranks, kept), table), kept)
 
 
 def evaluator(setup: Setup, test: Shard, where: str = "test data") -> Evaluator:
@@ -103,6 +77,7 @@ def serve(config: RunConfig, watch: Watch = lambda event: None) -> dict[str, Any
             f"{config.folder} holds a run already; go on with `pleat resume {config.folder}`, or name another"
         )
     recipe = checked(config)
+    prepare.check_there_are(config, recipe, config.data is not None)
     test = shards.read(config.data) if config.data else None
     with begun(config.folder):
         return _serve(config, recipe, test, watch)
@@ -170,6 +145,7 @@ def _prepare(
     setup = set_up(config, recipe, shape, classes)
     scorer = evaluator(setup, test, str(config.data)) if test else None
     if not _has_run(config.folder):
+        keep_recipe(config, recipe)
         replace(config, input_shape=shape, classes=classes).save()
     keep = Keep(config.folder, spool, Journal(config.folder / "journal.jsonl"))
     state = restore(setup, config, keep, watch)

@@ -113,8 +113,8 @@ def holding_of(order: Order, report: Report) -> Holding:
 
 
 def _averaged(setup: Setup, average: Params | None, params: Params) -> Params | None:
-    """The averaged copy's next values. A net with running statistics has one only where devices are asked for them: by
-    those of the model itself an averaged copy, which is another net, answers at random."""
+    """The averaged copy's next values. A net with running statistics has one only where devices are asked for them:
+    with those that came of training the model itself, its averaged copy, another net, answers at random."""
     decay = setup.recipe.server.average
     if not decay or (buffers_of(setup) and not setup.recipe.objective.statistics):
         return None

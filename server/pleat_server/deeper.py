@@ -85,7 +85,7 @@ def _place(model: ModelMap, exit_: str, unit: str, make: Mapping[str, tuple[int,
     if not found:
         raise UseError(
             f"exit {exit_!r} has no layer like {unit!r} of the trunk (tensors of the same names and shapes: "
-            f"{', '.join(make) or 'none'}), which its momentum would come from; write fold.momentum = 0"
+            f"{', '.join(make) or 'none'}), which its momentum would come from"
         )
     return found[-1]
 

@@ -26,6 +26,7 @@ from pleat_server import app
 from pleat_server.config import RunConfig
 from pleat_server.evaluate import use_threads
 from pleat_server.plan.catalogue import Row
+from pleat_server.run_recipe import read_recipe
 from pleat_server.shards import deal
 from pleat_server.sources import digits
 
@@ -76,7 +77,7 @@ def widths(text: str) -> tuple[float, ...]:
 
 def offered(config: RunConfig) -> tuple[Row, ...]:
     """The rows that a run of `config` offers to devices."""
-    return app.set_up(config, app.read_recipe(config), config.input_shape, config.classes).rows
+    return app.set_up(config, read_recipe(config), config.input_shape, config.classes).rows
 
 
 def afford(rows: Sequence[Row], wanted: Sequence[float]) -> list[Budgets]:
@@ -225,7 +226,7 @@ def _beside(config: RunConfig, shards: Sequence[Shard], test: Shard, watch: Watc
     and learning rate."""
     if not config.how["fedavg"]:
         return {}
-    training = app.read_recipe(config).training
+    training = read_recipe(config).training
     same = {key: getattr(training, key) for key in ("epochs", "batch", "rate", "momentum", "decay")}
     beside = replace(
         config,

@@ -52,7 +52,8 @@ def elected(setup: Setup, state: State, decisions: Decisions, ask: Ask, tell: Ca
 
 def candidates(setup: Setup, state: State) -> dict[str, Selection]:
     """The masks to choose from, at the rate of the largest size on offer."""
-    rate, draw = setup.recipe.holds.rungs[0].width, Draw(state.seed, 0, "", state.params, state.extras)
+    extras = {**setup.kept, **state.extras}
+    rate, draw = setup.recipe.holds.rungs[0].width, Draw(state.seed, 0, "", state.params, extras)
     return {name: choose(name, setup.model, rate, draw) for name in setup.recipe.rule.pool}
 
 

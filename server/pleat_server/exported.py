@@ -18,6 +18,7 @@ from pleat_server.evaluate import Score
 from pleat_server.held_out import scored_on
 from pleat_server.keep import checkpoint
 from pleat_server.round import Setup, rung_of, size_of
+from pleat_server.run_recipe import read_recipe
 from pleat_server.state import State, from_checkpoint, seen_at
 
 
@@ -58,7 +59,7 @@ def opened(folder: Path) -> Opened:
     if not checkpoint.present(folder / "checkpoint"):
         raise UseError(f"{folder} has no checkpoint yet: no round was finished; go on with `pleat resume {folder}`")
     _, arrays, facts, _ = checkpoint.load(folder / "checkpoint")
-    setup = app.set_up(config, app.read_recipe(config), config.input_shape, config.classes)
+    setup = app.set_up(config, read_recipe(config), config.input_shape, config.classes)
     app.check_same_net(facts, setup, config, folder / "checkpoint")
     return Opened(config, setup, from_checkpoint(arrays, facts, setup.model))
 

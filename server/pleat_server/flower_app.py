@@ -30,6 +30,7 @@ from pleat_server.keep.spool import Spool
 from pleat_server.link.flower_carrier import FlowerCarrier
 from pleat_server.link.grid import FleetGrid
 from pleat_server.live import line
+from pleat_server.run_recipe import checked, keep_recipe, laid_over, read_recipe
 from pleat_server.strategy import ElasticStrategy
 
 
@@ -52,7 +53,7 @@ def run(grid: Grid, said: Settings, run_id: int) -> dict[str, Any]:
     """One run to its end; returns the summary. Raises PleatError; what could not begin leaves nothing behind."""
     config = _config(said, Path(said.folder or f"runs/flower-{run_id}").absolute())
     test = shards.read(config.data) if config.data else None
-    runs.checked(config)
+    checked(config)
     with runs.begun(config.folder):
         return _run(grid, config, test)
 
@@ -66,6 +67,7 @@ def _run(grid: Grid, config: RunConfig, test: shards.Shard | None) -> dict[str, 
     if not config.input_shape:
         config = _shaped(config, test, carrier)
     if not (folder / "run.json").exists():
+        keep_recipe(config, read_recipe(config))
         config.save()
     strategy = ElasticStrategy(
         config.recipe,
@@ -74,7 +76,7 @@ def _run(grid: Grid, config: RunConfig, test: shards.Shard | None) -> dict[str, 
         classes=config.classes,
         folder=folder,
         seed=config.seed,
-        overrides=runs.laid_over(config),
+        overrides=laid_over(config),
         test=test,
         proxy=config.proxy,
         watch=_watch,
@@ -112,7 +114,7 @@ def _shaped(config: RunConfig, test: shards.Shard | None, carrier: FlowerCarrier
     if test is not None:
         shape, classes = test.input_shape, test.classes
     else:
-        shape, classes = runs.ask_devices(carrier, max(1, runs.read_recipe(config).server.least), _watch)
+        shape, classes = runs.ask_devices(carrier, max(1, read_recipe(config).server.least), _watch)
     return replace(config, input_shape=shape, classes=config.classes or classes)
 
 

@@ -1,8 +1,8 @@
 """What a recipe wants of the server before the first round: scores by pruning on proxy data and the lookup table, or
 squared gradients of proxy data.
 
-A run keeps both in its folder, so that going on with it needs nothing else; how they came about is in the cache, so
-that the next run of the same net, seed, data and schedule finds them. Samples that were drawn from the server's own
+A run keeps them in its folder, so that going on with it needs nothing else; how pruning came about is in the cache, so
+that the next run of the same net, seed, data and schedule finds it. Samples that were drawn from the server's own
 data for it are never scored on.
 """
 
@@ -57,7 +57,7 @@ def prepare(
 
     Raises UseError where there are no proxy data, or they do not do.
     """
-    wanted = (SCORES, TABLE) * needed(recipe) + (GRADIENTS,) * (recipe.rule.gradients == "proxy")
+    wanted = _wanted(recipe)
     if not wanted:
         return own
     samples, rest, where = _samples(config, recipe, own, known)
@@ -74,6 +74,20 @@ def prepare(
     return rest
 
 
+def _wanted(recipe: Recipe) -> tuple[str, ...]:
+    """The files that a run by this recipe needs in its folder."""
+    return (SCORES, TABLE) * needed(recipe) + (GRADIENTS,) * (recipe.rule.gradients == "proxy")
+
+
+def check_there_are(config: RunConfig, recipe: Recipe, own: bool) -> None:
+    """Raises UseError where the recipe needs data of the server's, and there are neither proxy data nor `own`."""
+    if _wanted(recipe) and config.proxy is None and not own:
+        raise UseError(
+            f"recipe {recipe.name} needs data of the server's before the first round, and there are none: "
+            f"{proxy.FILE_HINT}, or --data FILE.npz to draw them from"
+        )
+
+
 def _plain(recipe: Recipe) -> Work:
     """How the server trains: as devices do, with the objective of the net alone."""
     return replace(work_of(recipe), objective="cross_entropy", settings={}, gate="", adjust="", scaler=False)
@@ -81,13 +95,10 @@ def _plain(recipe: Recipe) -> Work:
 
 def _samples(config: RunConfig, recipe: Recipe, own: Shard | None, known: int) -> tuple[Shard, Shard | None, str]:
     """Proxy samples, what is left of the server's own, and where they come from."""
+    check_there_are(config, recipe, own is not None)
     if config.proxy is not None:
         return shards.read(config.proxy), own, f"--proxy {config.proxy}"
-    if own is None:
-        raise UseError(
-            f"recipe {recipe.name} needs data of the server's before the first round, and there are none: "
-            f"{proxy.FILE_HINT}, or --data FILE.npz to draw them from"
-        )
+    assert own is not None  # as was checked
     samples, rest = proxy.drawn(own, known, recipe.proxy.share, config.seed)
     return samples, rest, f"proxy data drawn from {config.data or 'what was held out'}"
 
@@ -123,9 +134,12 @@ def keep(folder: Path, scores: Params, facts: Mapping[str, Any]) -> None:
     write_together([(folder / SCORES, tensorfile.pieces(scores)), (folder / TABLE, table)])
 
 
-def read(folder: Path) -> tuple[dict[str, Params], list[Line]]:
+def read(folder: Path, recipe: Recipe | None = None) -> tuple[dict[str, Params], list[Line]]:
     """What was prepared for the run in `folder`: scores and gradients under their names, and the table's lines; nothing
-    for most recipes. Raises LocalError for files that cannot be read."""
+    for most recipes. Raises LocalError for files that cannot be read, or are not there though `recipe` needs them."""
+    gone = [name for name in (_wanted(recipe) if recipe else ()) if not (folder / name).exists()]
+    if gone:
+        raise LocalError(f"{folder}: {gone[0]} is missing; `pleat resume {folder}` makes it again")
     pruned_here, kept = (folder / TABLE).exists(), dict[str, Params]()
     try:
         if (folder / GRADIENTS).exists():

@@ -63,8 +63,8 @@ def check(proxy: Shard, input_shape: tuple[int, ...], classes: int, known: int, 
     if few.size:
         found = ", ".join(f"{label} ({counts[label]})" for label in few[:8]) + (", ..." if few.size > 8 else "")
         raise UseError(
-            f"{where}: {len(proxy)} proxy samples have fewer than {LEAST} of class {found}; pruning would forget it. "
-            f"Add samples of it, or {FILE_HINT} that has {LEAST} or more of each of the {classes} classes"
+            f"{where}: {len(proxy)} proxy samples have fewer than {LEAST} of class {found}; a net pruned by them would "
+            f"forget it. Add samples of it, or {FILE_HINT} that has {LEAST} or more of each of the {classes} classes"
         )
     if known and len(proxy) > most:
         raise UseError(

@@ -174,7 +174,7 @@ def size_of(setup: Setup, state: State, rung: Rung, first: Params | None = None)
     if not rule.redraw:
         known = setup.sizes.get(rung)
         ranks = importance(rule.score, first, setup.kept) if first is not None else None
-        return chosen(rule, setup.model, rung, Draw(state.seed, 0, "", ranks)) if known is None else known
+        return chosen(rule, setup.model, rung, Draw(state.seed, 0, "", ranks, setup.kept)) if known is None else known
     if rung == Rung() and rung not in setup.sizes:
         return WHOLE
     draw = Draw(state.seed, state.round, "", importance(rule.score, state.evaluated, extras), extras)

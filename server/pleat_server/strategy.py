@@ -25,7 +25,7 @@ from pleat.exchange.order import Order
 from pleat.exchange.wire import order_to_bytes
 from pleat.shard import Shard
 from pleat_server import round as rounds
-from pleat_server.app import begin, evaluator, read_recipe, restore, set_up
+from pleat_server.app import begin, evaluator, restore, set_up
 from pleat_server.closing import advance
 from pleat_server.config import RunConfig
 from pleat_server.fleet import Fleet
@@ -38,13 +38,14 @@ from pleat_server.link.grid import FleetGrid, from_arrays, node_id_of, to_arrays
 from pleat_server.loop import DEADLINE_LEAST_S, Loop, Watch
 from pleat_server.prepare import prepare
 from pleat_server.reopening import reopen
+from pleat_server.run_recipe import read_recipe
 from pleat_server.state import State
 from pleat_server.statistics import unasked
 
 
 class ElasticStrategy(Strategy):
     """pleat's method as a Flower strategy. `recipe` to `overrides` as in `RunConfig`; `test`: the server's own data;
-    `proxy`: a file of samples to prune on, else some of these, for recipes that do.
+    `proxy`: a file of samples to prune by, else some of these, for recipes that do.
 
     Raises UseError for an unknown recipe, net or key.
     """

@@ -23,6 +23,7 @@ from pleat_server.cli import main
 from pleat_server.config import RunConfig, cache_folder
 from pleat_server.keep.journal import Journal
 from pleat_server.round import Setup, sizes_of
+from pleat_server.run_recipe import read_recipe
 from pleat_server.state import State
 from support.digits import digit_shards
 from support.methods import FAST
@@ -50,7 +51,7 @@ def go(run: RunConfig, budgets: list[Budgets] | None = None, watch: Any = lambda
 
 
 def set_up(run: RunConfig) -> Setup:
-    return app.set_up(run, app.read_recipe(run), (1, 8, 8), 10)
+    return app.set_up(run, read_recipe(run), (1, 8, 8), 10)
 
 
 def test_each_device_gets_the_best_size_its_budgets_afford_and_every_density_nests(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_run_stopped_before_its_first_round_leaves_nothing_and_the_next_goes_o
 def test_proxy_samples_of_the_server_s_own_are_not_scored_on(tmp_path: Path) -> None:
     run = config(tmp_path / "run")
     run.folder.mkdir()
-    recipe, samples = app.read_recipe(run), sum(map(len, PARTS))
+    recipe, samples = read_recipe(run), sum(map(len, PARTS))
     rest = prepare.prepare(run, recipe, (1, 8, 8), 10, TEST, samples)
     facts = prepare.facts_in(run.folder)
     assert rest is not None
@@ -134,7 +135,7 @@ def test_proxy_samples_of_the_server_s_own_are_not_scored_on(tmp_path: Path) -> 
     file = tmp_path / "proxy.npz"
     write(file, Shard(TEST.x[:71], TEST.y[:71]))
     assert prepare.prepare(replace(run, proxy=file), recipe, (1, 8, 8), 10, TEST, samples) is TEST
-    plain = app.read_recipe(replace(run, recipe="fedavg", overrides={}))
+    plain = read_recipe(replace(run, recipe="fedavg", overrides={}))
     assert prepare.prepare(run, plain, (1, 8, 8), 10, TEST, samples) is TEST
 
 
@@ -234,7 +235,7 @@ def proxy_file(folder: Path, where: Any) -> str:
 
 
 REFUSED: list[tuple[str, Any, str]] = [
-    ("simulate", TEST.y != 7, "fewer than 2 of class 7 (0); pruning would forget it"),
+    ("simulate", TEST.y != 7, "fewer than 2 of class 7 (0); a net pruned by them would forget it"),
     ("simulate", slice(0, 300), "300 proxy samples are 20.9% of the 1438 training samples known, at most 5% may be"),
     ("prune", TEST.y > 2, "fewer than 2 of class 0 (0), 1 (0), 2 (0)"),
     ("serve", TEST.y != 7, "fewer than 2 of class 7 (0)"),

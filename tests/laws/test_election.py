@@ -27,6 +27,7 @@ from pleat_server.desk import check_report
 from pleat_server.election import FIRST, affords, candidates, elected, mean_loss, pending
 from pleat_server.plan.devices import Table
 from pleat_server.round import Decisions, Setup
+from pleat_server.run_recipe import read_recipe
 from pleat_server.state import State
 from support.digits import digit_shards
 from support.methods import FAST, away, simulate
@@ -39,7 +40,7 @@ PARTS, TEST = digit_shards(3)
 
 def setup_of(net: str = NET, **laid: Any) -> Setup:
     config = RunConfig("fedtiny", net, Path("unused"), overrides={"holds": {"widths": [0.3]}, **laid})
-    return app.set_up(config, app.read_recipe(config), (1, 8, 8), 10)
+    return app.set_up(config, read_recipe(config), (1, 8, 8), 10)
 
 
 def begun(setup: Setup) -> State:

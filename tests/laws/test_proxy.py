@@ -14,7 +14,7 @@ from pleat.elastic.choosers import Draw, choose
 from pleat.elastic.choosers.magnitude import top
 from pleat.elastic.pruning import Pruning
 from pleat.elastic.selection import WHOLE, Selection, make
-from pleat.errors import UseError
+from pleat.errors import LocalError, UseError
 from pleat.exchange.order import Work
 from pleat.nets.build import build, initial, spec
 from pleat.nets.shrink import load
@@ -23,7 +23,9 @@ from pleat.params import Params, digest
 from pleat.recipes.recipe import Proxy
 from pleat.shard import Shard
 from pleat_client.batches import batches
-from pleat_server import proxy
+from pleat_server import app, proxy
+from pleat_server.config import RunConfig
+from pleat_server.exported import opened
 from pleat_server.plan.catalogue import Worth
 from pleat_server.round import seed_of
 from pleat_server.simulate.proxy import Job, mean_squares, prune, scores_of, worths
@@ -232,7 +234,7 @@ def complaint(samples: Shard, known: int = 0, classes: int = 10) -> str:
 def test_a_missing_class_is_named_with_its_count_and_what_to_do() -> None:
     some = np.isin(TEST.y, [0, 1, 2, 4, 5, 6, 8, 9]) | (np.cumsum(TEST.y == 3) == 1) & (TEST.y == 3)
     told = complaint(Shard(TEST.x[some], TEST.y[some]))
-    assert "fewer than 2 of class 3 (1), 7 (0); pruning would forget it" in told
+    assert "fewer than 2 of class 3 (1), 7 (0); a net pruned by them would forget it" in told
     assert "--proxy FILE.npz that has 2 or more of each of the 10 classes" in told
 
 
@@ -290,3 +292,29 @@ def test_a_mask_by_gradients_of_proxy_data_is_drawn_before_the_first_round(tmp_p
     assert moved.mean() > 0.15
     control = simulate(tmp_path / "size", "fedavg", 1, holds={"widths": [0.2]}, rule={"chooser": "magnitude"})
     assert ((control.params["first.weight"] != start["first.weight"]) & ~moved).any()
+
+
+def test_a_run_goes_on_with_the_gradients_and_the_recipe_that_it_began_with(tmp_path: Path) -> None:
+    """Its folder keeps both, whatever a recipe of that name says by then; no export without them."""
+    mine, folder = tmp_path / "mine.toml", tmp_path / "run"
+    rule = '[rule]\nchooser = "magnitude"\nmask = "sensitive"\ngradients = "proxy"\n'
+    mine.write_text(f'extends = "fedavg"\n[holds]\ndensities = [0.3]\n{rule}')
+    begun = simulate(folder, str(mine), 1)
+    kept = (folder / "squares.safetensors").read_bytes()
+    mine.write_text('extends = "fedavg"\n[holds]\nwidths = [0.5]\n[rule]\nchooser = "prefix"\n')
+    gone_on = simulate(folder, str(mine), 2)
+    assert (folder / "squares.safetensors").read_bytes() == kept
+    assert [d["size"] for d in gone_on.lines[1]["devices"]] == [d["size"] for d in begun.lines[0]["devices"]]
+    setup = opened(folder).setup
+    densities = {n: round(float(m.mean()), 2) for n, m in setup.rows[0].selection.masks.items()}
+    assert len(set(densities.values())) == 3  # "sensitive" saw them: magnitude would keep .3 of each
+    (folder / "squares.safetensors").unlink()
+    with pytest.raises(LocalError, match=r"squares.safetensors is missing; `pleat resume"):
+        opened(folder)
+
+
+def test_a_server_without_data_is_refused_before_it_waits_for_devices(tmp_path: Path) -> None:
+    config = RunConfig("elf", "mlp", tmp_path / "run", 1, listen="127.0.0.1:0")
+    with pytest.raises(UseError, match="recipe elf needs data of the server's before the first round"):
+        app.serve(config)
+    assert not (tmp_path / "run").exists()

@@ -23,6 +23,7 @@ from pleat_server.config import RunConfig
 from pleat_server.fleet import stranger
 from pleat_server.keep.journal import Journal
 from pleat_server.round import seed_of
+from pleat_server.run_recipe import read_recipe
 from pleat_server.simulate.grid import VirtualDevice
 from support.digits import digit_shards
 
@@ -43,7 +44,7 @@ def simulate(folder: Path, recipe: str, rounds: int, **more: Any) -> tuple[dict[
 
 def textbook_step(config: RunConfig, params: Params, shard: Shard, seed: int) -> Params:
     """One device's local training, written with torch's own optimiser."""
-    recipe = app.read_recipe(config)
+    recipe = read_recipe(config)
     setup = app.set_up(config, recipe, (1, 8, 8), 10)
     net = build(setup.net.factory, setup.net.arguments)
     load(net, params)
@@ -63,7 +64,7 @@ def test_fedavg_equals_a_textbook_fedavg_on_real_shards(tmp_path: Path) -> None:
     app.simulate(config, app.virtual_devices(parts), test)
     ours = load_file(tmp_path / "run" / "model.safetensors")
 
-    setup = app.set_up(config, app.read_recipe(config), (1, 8, 8), 10)
+    setup = app.set_up(config, read_recipe(config), (1, 8, 8), 10)
     params = initial(setup.net, config.seed)
     for number in (1, 2):
         trained = [
@@ -161,6 +162,6 @@ def test_a_device_whose_data_do_not_fit_the_model_is_told_so_and_sent_nothing(
 
 def test_a_device_that_tells_nothing_of_its_data_is_taken_at_its_word(tmp_path: Path) -> None:
     config = RunConfig("fedavg", "mlp", tmp_path / "run", input_shape=(1, 8, 8), classes=10)
-    setup = app.set_up(config, app.read_recipe(config), (1, 8, 8), 10)
+    setup = app.set_up(config, read_recipe(config), (1, 8, 8), 10)
     assert stranger(setup, "a", Profile()) == ""
     assert stranger(setup, "a", Profile(input_shape=(1, 8, 8), classes=10)) == ""

@@ -35,6 +35,7 @@ from pleat_server.exported import score_run
 from pleat_server.keep import checkpoint
 from pleat_server.plan.catalogue import catalogue
 from pleat_server.round import Decisions, Setup, orders
+from pleat_server.run_recipe import read_recipe
 from pleat_server.state import State, name_of, seen_at
 from pleat_server.statistics import BESIDE, answered, questions, unasked
 from support.digits import digit_shards
@@ -60,7 +61,7 @@ def setup_of(
 ) -> Setup:
     more = {"training": {"batch": 2}, "holds": {"widths": [1.0]}, **laid}
     config = RunConfig(recipe, net, Path("unused"), overrides=more)
-    return app.set_up(config, app.read_recipe(config), shape, classes)
+    return app.set_up(config, read_recipe(config), shape, classes)
 
 
 def decided(setup: Setup, *rows: int) -> Decisions:
@@ -173,7 +174,7 @@ def test_a_run_scores_every_size_with_that_size_s_own_statistics_of_the_last_mod
     ran = simulate(tmp_path / "run", "heterofl", 2, model=NET, **more)
     parts, test = digit_shards(3)
     config = RunConfig.load(tmp_path / "run")
-    setup = app.set_up(config, app.read_recipe(config), (1, 8, 8), 10)
+    setup = app.set_up(config, read_recipe(config), (1, 8, 8), 10)
     _, arrays, _, _ = checkpoint.load(tmp_path / "run" / "checkpoint")
     for rung in setup.sizes:
         known = seen_at(dict(arrays["params"]), {n[6:]: dict(a) for n, a in arrays.items() if n[:6] == "extra."}, rung)

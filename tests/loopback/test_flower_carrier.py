@@ -37,6 +37,7 @@ from pleat_server.keep.journal import Journal
 from pleat_server.keep.spool import Spool
 from pleat_server.link.flower_carrier import ASK_AGAIN_S, LOOK_S, FlowerCarrier
 from pleat_server.link.grid import FleetGrid, to_arrays
+from pleat_server.run_recipe import read_recipe
 from pleat_server.strategy import ElasticStrategy
 from support.device import RUN, train_order, write_shard
 from support.digits import digit_shards
@@ -139,7 +140,7 @@ def test_our_strategy_over_a_foreign_grid_equals_the_in_process_run_bit_for_bit(
 
 def _kept(config: Any) -> tuple[Any, ...]:
     keep = runs.Keep(config.folder, Spool(config.folder / "spool"), Journal(config.folder / "journal.jsonl"))
-    return runs.set_up(config, runs.read_recipe(config), (1, 8, 8), 10), config, keep, lambda event: None
+    return runs.set_up(config, read_recipe(config), (1, 8, 8), 10), config, keep, lambda event: None
 
 
 def hold_orders(grid: LocalGrid, node: int) -> None:

@@ -7,7 +7,8 @@
     taylor    |g w|, what the loss changes to first order when the entry goes
     imp       when iterative magnitude pruning let it go, the later the higher (`pruning.py`)
 
-g comes from devices, as squares of gradients summed over an order's steps. Before any has come, importance is size.
+g comes from devices, as squares of gradients summed over an order's steps, or at first from proxy data of the server's.
+Before there is any, importance is size.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     policy: str = ""  # the recipe's
     least: int = 0  # devices to wait for; 0: the recipe's
     data: str = ""  # .npz on the server to score the model on
-    proxy: str = ""  # .npz on the server to prune on before the first round; else some of `data`
+    proxy: str = ""  # .npz on the server to prune by before the first round; else some of `data`
     input_shape: str = ""  # such as 1x28x28; from `data`, else asked from the devices
     classes: int = 0
     folder: str = ""  # of the run, on the server; a run that is there goes on

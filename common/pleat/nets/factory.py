@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pleat.errors import UseError, hint
+from pleat.errors import UseError
 from pleat.exchange.order import Scalar
 from pleat.nets.arguments import parse_shape
 from pleat.nets.lookup import use_lookups
-from pleat.nets.names import NAMES
+from pleat.nets.names import NAMES, unknown
 from pleat.nets.tensors import constants_of
 from pleat.nets.vision import with_torchvision
 
@@ -39,9 +39,7 @@ def resolve(name: str) -> str:
         return name
     if name in NAMES:
         return NAMES[name]
-    raise UseError(
-        f"unknown net {name!r}; {hint(name, sorted(NAMES))}; a net of your own is named as package.module:function"
-    )
+    raise UseError(unknown(name))
 
 
 def build(factory: str, arguments: Mapping[str, Scalar]) -> nn.Module:

@@ -54,7 +54,7 @@ def _settings(
     known = sorted({name for names in skilled.values() for name in names})
     for key in given:
         if key not in known:
-            raise UseError(f"recipe {where(f'{table}.{key}')}: unknown key '{table}.{key}'; {hint(key, known)}")
+            raise UseError(f"recipe {where(table)}: unknown key '{table}.{key}'; {hint(key, known)}")
 
 
 def _sizes(recipe: Recipe, need: Need) -> None:
@@ -147,7 +147,7 @@ def _of_sizes(recipe: Recipe) -> Clashes:
         "rule.redraw = false, under which no rate changes; write redraw = true, or remove cubic",
     )
     yield (
-        rule.chooser == "stored" and len(holds.rungs) > 1,
+        rule.chooser == "stored" and len(holds.widths) > 1,
         "holds.widths",
         'rule.chooser = "stored", which is one mask for all; write one width, or another chooser such as "magnitude"',
     )
@@ -186,7 +186,7 @@ def _of_devices(recipe: Recipe) -> Clashes:
 def _of_masks(recipe: Recipe) -> Clashes:
     """What masks, and the gradients that make them, say of each other."""
     rule, fold = recipe.rule, recipe.fold
-    gradients = rule.squares > 0 or rule.gradients == "proxy"
+    gradients, choosers = rule.squares > 0 or rule.gradients == "proxy", (rule.chooser, rule.mask, *rule.pool)
     yield (
         rule.reconfigure > 0 and rule.chooser != "stored",
         "rule.reconfigure",
@@ -199,9 +199,15 @@ def _of_masks(recipe: Recipe) -> Clashes:
         "weights alone",
     )
     yield (
-        "sensitive" in (rule.chooser, rule.mask) and not gradients,
+        "sensitive" in choosers and not gradients,
         "rule.chooser",
-        'rule.squares = 0: "sensitive" shares out by gradients; write squares = 1, or chooser = "magnitude"',
+        'rule.squares = 0: "sensitive" shares out by gradients; write squares = 1, gradients = "proxy", or '
+        'chooser = "magnitude"',
+    )
+    yield (
+        rule.gradients == "proxy" and not (rule.score in OF_GRADIENTS or "sensitive" in choosers),
+        "rule.gradients",
+        f'rule.score = "{rule.score}", which asks for none; write score = "taylor", or remove gradients',
     )
     yield (
         fold.votes > 0 and fold.clears != "unreturned",

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from pleat.errors import UseError, hint
-from pleat.nets.names import NAMES
+from pleat.errors import UseError
+from pleat.nets.names import NAMES, unknown
 from pleat.recipes.checks import check
 from pleat.recipes.recipe import Recipe, Table
 from pleat.recipes.source import Source, merge, names, nearest_key, place, sources
@@ -62,8 +62,7 @@ def _known(raw: dict[str, Any], source: Source, table: str = "", prefix: str = "
             for net, laid in value.items():
                 if net not in NAMES and ":" not in net:
                     where = place([source], f"models.{net}")
-                    told = f"{hint(net, NAMES)}; a net of your own is named as package.module:function"
-                    raise UseError(f"recipe {where}: unknown net {net!r}; {told}")
+                    raise UseError(f"recipe {where}: {unknown(net)}")
                 if isinstance(laid, dict):
                     _known(laid, source, "", f"models.{net}.")
         elif not table and _keys(key) and isinstance(value, dict):

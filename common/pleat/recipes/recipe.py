@@ -153,7 +153,10 @@ class Training(Table, frozen=True):
 
 
 class Server(Table, frozen=True):
-    """Server optimiser (v = momentum v + step; model += rate v) and the decay of the averaged copy (0 = none)."""
+    """Server optimiser (v = momentum v + step; model += rate v) and the decay of the averaged copy (0 = none).
+
+    A net with running statistics is averaged only where devices are asked for them (`objective.statistics`).
+    """
 
     rate: float = 1.0
     momentum: float = 0.0
@@ -166,13 +169,13 @@ class Server(Table, frozen=True):
 
 
 class Proxy(Table, frozen=True):
-    """What the server trains on data of its own before the first round, where `rule.score` is "imp", or takes gradients
-    of, where `rule.gradients` is "proxy". `share`: of the
-    training samples known, at most. `cycles` of iterative magnitude pruning (`elastic/pruning.py`), each of which
-    trains `epochs`, and on until it has made `steps` optimiser steps, and prunes the share `prune` of what is left,
-    `across` layers or the net; survivors go back to the weights after `rewind` epochs of the first cycle (0: the first
-    weights; -1: they go on as they are). `tune`: epochs, again with `steps`, that a row of the lookup table is trained
-    from there before it is scored, 0 = as it is."""
+    """What the server does with data of its own before the first round: where `rule.score` is "imp" it prunes, where
+    `rule.gradients` is "proxy" it takes gradients, at the first weights as the net gives them. `share`: of the training
+    samples known, at most. `cycles` of iterative magnitude pruning (`elastic/pruning.py`), each of which trains
+    `epochs`, and on until it has made `steps` optimiser steps, and prunes the share `prune` of what is left, `across`
+    layers or the net; survivors go back to the weights after `rewind` epochs of the first cycle (0: the first weights;
+    -1: they go on as they are). `tune`: epochs, again with `steps`, that a row of the lookup table is trained from
+    there before it is scored, 0 = as it is."""
 
     share: float = 0.05
     cycles: int = 8

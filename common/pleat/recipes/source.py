@@ -89,7 +89,8 @@ def place(files: Sequence[Source], key: str) -> str:
 
 
 def line_of(text: str, key: str) -> int:
-    """The line, from 1, on which `key` or, where it stands inside an inline table, its table is set; 0 if none is."""
+    """The line, from 1, on which `key` is set: as it is, by the inline table that it is in, or by a header or key that
+    lies in it, whichever says most of it, the first of equals; 0 if none does."""
     wanted, table = key.split("."), list[str]()
     best, line_found = 0, 0
     for number, line in enumerate(text.splitlines(), 1):
@@ -101,8 +102,9 @@ def line_of(text: str, key: str) -> int:
             path = [*table, *_parts(assigned[1])]
         else:
             continue
-        if path == wanted[: len(path)] and len(path) > best:
-            best, line_found = len(path), number
+        shared = min(len(path), len(wanted))
+        if wanted[:shared] == path[:shared] and shared > best:
+            best, line_found = shared, number
     return line_found
 
 

@@ -57,7 +57,7 @@ Depth = Annotated[
 Proxy = Annotated[
     Path | None,
     typer.Option(
-        help="Samples to prune on before the first round, .npz; for recipes such as elf. Default: some of the server's."
+        help="Samples to prune by before the first round, .npz; for recipes such as elf. Default: some of the server's."
     ),
 ]
 Cache = Annotated[

@@ -38,10 +38,10 @@ def run(
     """
     from pleat.shard import write
     from pleat_server import live, lookup_table, prepare
-    from pleat_server.app import checked
     from pleat_server.config import RunConfig
     from pleat_server.evaluate import use_threads
     from pleat_server.proxy import check
+    from pleat_server.run_recipe import checked
 
     laid = options.overrides(set_)
     config = RunConfig(recipe, model, out, seed=seed, proxy=proxy, cache=cache, overrides=laid)

@@ -43,7 +43,7 @@ def run(
 
 def _check(config: RunConfig) -> None:
     """Raises UseError for a run that cannot be gone on with from here, saying what can be done."""
-    from pleat_server import app
+    from pleat_server.run_recipe import read_recipe
 
     folder = config.folder
     if config.carried == "flower":
@@ -53,7 +53,7 @@ def _check(config: RunConfig) -> None:
         raise UseError(f"{folder} is part of another run; go on with `pleat resume {folder.resolve().parent}`")
     if config.carried == "simulate" and not config.how:
         raise UseError(f"{folder} was simulated by a program, not by a command; go on by running that program again")
-    if config.carried == "simulate" and (lost := held(app.read_recipe(config))):
+    if config.carried == "simulate" and (lost := held(read_recipe(config))):
         again = f"pleat simulate --recipe {config.recipe} --model {config.model} --seed {config.seed}"
         raise UseError(
             f"{folder}: its simulated devices kept {lost} in memory alone, so it cannot go on; begin anew: {again}"

@@ -85,9 +85,10 @@ def carry(config: RunConfig, json: Path | None) -> None:
     from pleat_server import app, demo, live
     from pleat_server.evaluate import use_threads
     from pleat_server.held_out import dealt_again
+    from pleat_server.run_recipe import checked
 
     fleet = Fleet(**config.how)
-    recipe = app.checked(config)
+    recipe = checked(config)
     use_threads(fleet.threads)
     dealt = dealt_again(config)
     classes = max(s.classes for s in (*dealt.devices, *([dealt.test] if dealt.test else [])))

@@ -99,13 +99,17 @@ def _one_drawn(own: float, smaller: Sequence[float], settings: Mapping[str, floa
 PASSES: dict[str, Passes] = {"joint": _all, "distilled": _own_and_one, "nested_draw": _one_drawn}
 
 
-def catalogue(model: ModelMap, recipe: Recipe, seed: int, params: Params | None = None) -> tuple[Row, ...]:
-    """Every row that `recipe` offers for `model`, largest first; `params` are needed by choosers that look at weights.
+def catalogue(
+    model: ModelMap, recipe: Recipe, seed: int, params: Params | None = None, kept: Mapping[str, Params] | None = None
+) -> tuple[Row, ...]:
+    """Every row that `recipe` offers for `model`, largest first; `params` are needed by choosers that look at weights,
+    `kept`, what the server prepared for the run, by those that look at gradients.
 
     Raises UseError if a coding or chooser is unknown, a rate empties a group, or several keeps or bits are offered
     but `returns.up` has no place for them.
     """
-    sizes = [_size(model, recipe, rung, Draw(seed, 0, "", params)) for rung in recipe.holds.rungs]
+    draw = Draw(seed, 0, "", params, kept or {})
+    sizes = [_size(model, recipe, rung, draw) for rung in recipe.holds.rungs]
     if recipe.holds.crossed:
         sizes.sort(key=lambda s: (-s.own_macs, -s.params))
     whole = sum(_entries(t.shape) for t in model.tensors)

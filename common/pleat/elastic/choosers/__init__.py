@@ -2,7 +2,8 @@
 
 `rate` lies in (0, 1], 1 = the whole model. It is the share of channels kept (prefix, random, rolling, inner,
 channels), of blocks that can be spared (depth), of exits (depth-prefix, depth-own), of parameters (hyb), of what blocks
-cost (balanced) or of matrix entries (magnitude and its kin). `stored` gives the run's mask, whatever the rate.
+cost (balanced) or of matrix entries (magnitude and its kin). `stored` gives the run's mask
+whatever the rate, and before there is one what magnitude gives.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def balanced(model: ModelMap, rate: float, draw: Draw) -> Selection:
         return prefix(model, rate, draw)
     least = _layout(model, _least(model, blocks))
     shares = [_share_above(measure, model, least) for measure in (count, macs)]
-    return _filled(model, blocks, rate, lambda m, s: sum(share(m, s) for share in shares))
+    # the sum of a layout's shares may round to a hair above the rate that stands for just this layout
+    return _filled(model, blocks, rate * (1 + 1e-12), lambda m, s: sum(share(m, s) for share in shares))
 
 
 Measure = Callable[[ModelMap, Selection], float]
@@ -79,7 +80,7 @@ def _filled(model: ModelMap, blocks: list[Group], rate: float, measure: Measure)
             widths[name] += model.group[name].step
         return _layout(model, widths)
 
-    budget = rate * measure(model, after(len(order))) * (1 + 1e-12)
+    budget = rate * measure(model, after(len(order)))
     return after(max(0, bisect_right(range(len(order) + 1), budget, key=lambda n: measure(model, after(n))) - 1))
 
 

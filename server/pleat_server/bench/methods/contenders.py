@@ -25,6 +25,7 @@ from pleat_server.bench.methods.setting import Setting
 from pleat_server.plan.catalogue import chosen
 
 STEPS = 64  # rates that a ladder is looked for among
+_FAST = ", fast server"
 FAST = {"momentum": 0.8, "average": 0.9}  # of the server: what brings any method further in few rounds
 
 
@@ -80,12 +81,12 @@ def contenders(setting: Setting, only: str = "") -> list[Contender]:
     Raises UseError for an unknown one.
     """
     known = every()
-    return picked([*map(fast, known), *known], only, "methods") if only else known
+    return picked([*known, *(fast(c) for c in known if _FAST not in c.name)], only, "methods") if only else known
 
 
 def fast(contender: Contender) -> Contender:
     """The same, and the server has momentum and averages."""
-    return replace(contender, name=f"{contender.name}, fast server", laid={**contender.laid, "server": FAST})
+    return replace(contender, name=contender.name + _FAST, laid={**contender.laid, "server": FAST})
 
 
 def picked(known_ones: Sequence[Contender], only: str, bench: str) -> list[Contender]:
@@ -96,7 +97,7 @@ def picked(known_ones: Sequence[Contender], only: str, bench: str) -> list[Conte
     for name in wanted:
         if name not in known:
             near = nearest(name, known)
-            told = f"did you mean {near!r}?" if near else f"there are {'; '.join(known)}"
+            told = f"did you mean {near!r}?" if near else f"there are {'; '.join(n for n in known if _FAST not in n)}"
             raise UseError(f"bench {bench}: unknown contender {name!r}; {told}")
     return [known[name] for name in wanted]
 

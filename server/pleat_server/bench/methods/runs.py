@@ -37,6 +37,7 @@ from pleat_server.config import RunConfig
 from pleat_server.evaluate import use_threads
 from pleat_server.keep.journal import Journal
 from pleat_server.round import Setup
+from pleat_server.run_recipe import checked
 
 VERSION = 1  # of what a run does; a change that alters outcomes makes old results count for nothing
 HOLDOUT = 0.2  # of a device's shard, where a method's models are scored on the devices
@@ -119,7 +120,7 @@ def one(setting: Setting, contender: Contender, seed: int) -> Result:
             classes=classes,
             carried="simulate",
         )
-        recipe = app.checked(config)
+        recipe = checked(config)
         out = [contender.level is not None and setting.class_of(d) > contender.level for d in range(setting.devices)]
         budgets = [NOTHING if away else Budgets() for away in out]
         own = bool(recipe.personal.tensors)
