@@ -207,13 +207,16 @@ def test_the_model_learns_the_same_whether_statistics_travel_or_are_asked_for(tm
     assert asked.summary["accuracy"] >= sent.summary["accuracy"]
 
 
-def test_the_smallest_size_of_elastic_is_scored_by_statistics_of_its_own(tmp_path: Path) -> None:
-    """The control: by those of the whole model, cut to it, it knows far less than it has learnt."""
-    simulate(tmp_path / "run", "elastic", 12, model=NET)
+def test_the_small_sizes_of_elastic_are_scored_by_statistics_of_their_own(tmp_path: Path) -> None:
+    """The control: by those of the whole model, cut to them, they know far less than they have learnt. Which sizes are
+    trained does not follow from measured times here."""
+    simulate(tmp_path / "run", "elastic", 12, model=NET, plan={"policy": "fixed", "timed": False})
     run, (_, test) = opened(tmp_path / "run"), digit_shards(3)
-    scored, small = app.evaluator(run.setup, test), run.submodel("0.125")
-    own, control = (scored.score(params, small).accuracy for params in (run.params("0.125"), run.state.evaluated))
-    assert own > control + 0.2
+    scored = app.evaluator(run.setup, test)
+    for size in ("0.5", "0.25", "0.125"):
+        selection = run.submodel(size)
+        own, control = (scored.score(p, selection).loss for p in (run.params(size), run.state.evaluated))
+        assert own < 0.85 * control, size
 
 
 def test_where_nobody_holds_the_whole_model_its_statistics_come_from_the_sizes_that_are_held(tmp_path: Path) -> None:
