@@ -139,6 +139,14 @@ WRONG = [
         "[objective]\nname = 'joint'\nsettings = { totl = 2.0 }",
         "line 3: unknown key 'objective.settings.totl'; did",
     ),
+    (
+        "extends = 'elastic'\n[objective]\nsettings = { distl = 1.0 }",
+        "line 3: unknown key 'objective.settings.distl'; did",
+    ),
+    (
+        "[models.mlp.objective.settings]\ntotl = 1.0",
+        "line 2: unknown key 'models.mlp.objective.settings.totl'; did you",
+    ),
     ("[rule]\nsettings = { evry = 2 }", "line 2: unknown key 'rule.settings.evry'; did you mean 'every'?"),
     ("[rule]\nadjust = 'regrow'", "line 2: rule.adjust contradicts returns.part"),
     ("[rule]\nchooser = 'stored'\n[holds]\nwidths = [0.3, 0.1]", "line 4: holds.widths contradicts rule.chooser"),

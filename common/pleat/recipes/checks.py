@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from pleat.elastic.choosers import CHOOSERS
 from pleat.elastic.importance import OF_GRADIENTS
@@ -43,18 +43,6 @@ def _names(recipe: Recipe, where: Callable[[str], str]) -> None:
     ):
         if name not in known:
             raise UseError(f"recipe {where(key)}: unknown {key} {name!r}; {hint(name, known)}")
-    # of any of them: what a recipe inherits from another may be for another objective
-    _settings("objective.settings", objective.settings, {**skills.OBJECTIVES, **skills.GATES}, where)
-    _settings("rule.settings", rule.settings, skills.ADJUSTERS, where)
-
-
-def _settings(
-    table: str, given: Iterable[str], skilled: Mapping[str, Iterable[str]], where: Callable[[str], str]
-) -> None:
-    known = sorted({name for names in skilled.values() for name in names})
-    for key in given:
-        if key not in known:
-            raise UseError(f"recipe {where(table)}: unknown key '{table}.{key}'; {hint(key, known)}")
 
 
 def _sizes(recipe: Recipe, need: Need) -> None:

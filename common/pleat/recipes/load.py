@@ -10,13 +10,21 @@ from typing import Any
 
 import msgspec
 
-from pleat.errors import UseError
+from pleat.errors import UseError, hint
+from pleat.exchange import skills
 from pleat.nets.names import NAMES, unknown
 from pleat.recipes.checks import check
 from pleat.recipes.recipe import Recipe, Table
 from pleat.recipes.source import Source, merge, names, nearest_key, place, sources
 
 __all__ = ["load", "names"]
+
+
+# Of any objective, gate or adjuster: what a recipe inherits from another may be for another one.
+_SETTINGS = {
+    "objective": sorted({name for names in (*skills.OBJECTIVES.values(), *skills.GATES.values()) for name in names}),
+    "rule": sorted({name for names in skills.ADJUSTERS.values() for name in names}),
+}
 
 
 def load(name: str, *, model: str = "", overrides: dict[str, Any] | None = None) -> Recipe:
@@ -58,6 +66,12 @@ def _known(raw: dict[str, Any], source: Source, table: str = "", prefix: str = "
         if key not in _keys(table):
             where = place([source], prefix + key)
             raise UseError(f"recipe {where}: unknown key {prefix + key!r}; {nearest_key(key, table, _keys)}")
+        if key == "settings" and table in _SETTINGS and isinstance(value, dict):
+            odd = next((name for name in value if name not in _SETTINGS[table]), None)
+            if odd is not None:
+                full = f"{prefix}{key}.{odd}"
+                told = hint(odd, _SETTINGS[table])
+                raise UseError(f"recipe {place([source], full)}: unknown key {full!r}; {told}")
         if not table and key == "models" and isinstance(value, dict):
             for net, laid in value.items():
                 if net not in NAMES and ":" not in net:
