@@ -116,7 +116,6 @@ def overrides(setting: Setting, contender: Contender, model: ModelMap, params: P
     }
     if recipe.name == "elastic":
         laid["server"] |= FAST
-    laid["server"] |= contender.laid.get("server", {})
     for table, values in contender.laid.items():
         laid[table] = {**laid.get(table, {}), **values}
     if contender.ladder or contender.one is not None:
